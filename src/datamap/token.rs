@@ -1,0 +1,148 @@
+//! Tokens: keyed hashes that stand for identity values wherever the values themselves must not be (identity blocks, ledger, catalog).
+//!
+//! A token says nothing without the dataset's key. The same normalised value always has the same token within a dataset, whatever
+//! field it is in, so that `orders.customer_id` meets `customer.id`; across datasets tokens differ.
+
+use super::{Normalize, Value};
+use std::collections::HashSet;
+
+/// A keyed hash of one normalised value, or of several in order (composite identities).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct Token(pub [u8; 16]);
+
+impl Token {
+    /// The part that identity blocks keep.
+    pub fn short(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&hex::encode(&self.0[..4]))
+    }
+}
+
+/// Makes tokens. Holds a key: no `Debug`, no `Clone`.
+pub struct TokenKey(zeroize::Zeroizing<[u8; 32]>);
+
+impl TokenKey {
+    /// From the dataset's derived key.
+    pub fn new(key: zeroize::Zeroizing<[u8; 32]>) -> TokenKey {
+        TokenKey(key)
+    }
+
+    /// The token of values that are already normalised. The count and each length are hashed, so no two sequences collide.
+    pub fn of_normalized<S: AsRef<str>>(&self, values: &[S]) -> Token {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        for v in values {
+            let v = v.as_ref();
+            hasher.update(&(v.len() as u64).to_le_bytes());
+            hasher.update(v.as_bytes());
+        }
+        let mut out = [0u8; 16];
+        out.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        Token(out)
+    }
+
+    /// The token of one value, or `None` where there is nothing to find by (null, empty after normalising).
+    pub fn of_value(&self, value: &Value<'_>, normalize: Normalize) -> Option<Token> {
+        let text = normalize.apply(value.canonical()?);
+        if text.is_empty() { None } else { Some(self.of_normalized(&[text])) }
+    }
+
+    /// Tokens of a record's values for a probe: one per value of a single field; for several fields every combination
+    /// (at most 64), each with all components present.
+    pub fn of_fields(&self, values: &[Vec<Value<'_>>], normalize: &[Normalize]) -> Vec<Token> {
+        if let ([values], [normalize]) = (values, normalize) {
+            return values.iter().filter_map(|v| self.of_value(v, *normalize)).collect();
+        }
+        let mut combinations: Vec<Vec<String>> = vec![Vec::new()];
+        for (field, normalize) in values.iter().zip(normalize) {
+            let texts: Vec<String> =
+                field.iter().filter_map(|v| Some(normalize.apply(v.canonical()?).into_owned())).filter(|t| !t.is_empty()).collect();
+            combinations = combinations
+                .iter()
+                .flat_map(|c| texts.iter().map(move |t| c.iter().cloned().chain([t.clone()]).collect::<Vec<_>>()))
+                .take(64)
+                .collect();
+        }
+        combinations.iter().map(|c| self.of_normalized(c)).collect()
+    }
+}
+
+/// A set of wanted tokens, and the key to make tokens of values met.
+pub trait Tokens: Send + Sync {
+    /// The key.
+    fn key(&self) -> &TokenKey;
+    /// Whether this token is wanted.
+    fn contains(&self, token: &Token) -> bool;
+    /// Whether a token that begins so is wanted.
+    fn contains_short(&self, short: u64) -> bool;
+    /// Plaintext of the wanted values, normalised, where it is known and every one is (not in the restore gate): lets a database use its indexes.
+    fn plaintext(&self) -> Option<Vec<Vec<String>>>;
+    /// Whether nothing is wanted.
+    fn is_empty(&self) -> bool;
+}
+
+/// The plain implementation of [`Tokens`].
+pub struct TokenSet<'k> {
+    key: &'k TokenKey,
+    full: HashSet<Token>,
+    short: HashSet<u64>,
+    plaintext: Option<Vec<Vec<String>>>,
+}
+
+impl<'k> TokenSet<'k> {
+    /// An empty set.
+    pub fn new(key: &'k TokenKey) -> TokenSet<'k> {
+        TokenSet { key, full: HashSet::new(), short: HashSet::new(), plaintext: Some(Vec::new()) }
+    }
+
+    /// Adds normalised values (one component, or several for composites); `false` when they were there already.
+    pub fn insert_values(&mut self, values: Vec<String>) -> bool {
+        let token = self.key.of_normalized(&values);
+        let new = self.full.insert(token);
+        if new {
+            self.short.insert(token.short());
+            if let Some(known) = &mut self.plaintext {
+                known.push(values);
+            }
+        }
+        new
+    }
+
+    /// Adds a token whose value is not known.
+    pub fn insert_token(&mut self, token: Token) -> bool {
+        let new = self.full.insert(token);
+        if new {
+            self.short.insert(token.short());
+            self.plaintext = None;
+        }
+        new
+    }
+
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        self.full.len()
+    }
+}
+
+impl Tokens for TokenSet<'_> {
+    fn key(&self) -> &TokenKey {
+        self.key
+    }
+    fn contains(&self, token: &Token) -> bool {
+        self.full.contains(token)
+    }
+    fn contains_short(&self, short: u64) -> bool {
+        self.short.contains(&short)
+    }
+    fn plaintext(&self) -> Option<Vec<Vec<String>>> {
+        self.plaintext.clone()
+    }
+    fn is_empty(&self) -> bool {
+        self.full.is_empty()
+    }
+}

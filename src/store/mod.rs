@@ -1,0 +1,130 @@
+//! The object store: the few verbs that every place to keep archives must offer, and nothing about what is kept.
+//!
+//! One trait, one conformance suite (`store::conformance`), so that a local directory and a bucket behave alike.
+//! Keys are `/`-separated, relative, of `[A-Za-z0-9._-]` segments; a store refuses others.
+//!
+//! The trait is blocking: the engine's work is CPU-bound and runs on threads. A remote store keeps its own runtime inside.
+
+pub mod fault;
+pub mod local;
+
+use std::fmt;
+
+/// What a store answers instead of data.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No such object.
+    #[error("{store}: no object {key}")]
+    Missing {
+        /// [`Store::describe`].
+        store: String,
+        /// Key of the object.
+        key: String,
+    },
+    /// The object is shorter than the range asked for.
+    #[error("{store}: {key} is {actual} bytes long, at least {expected} were expected")]
+    Short {
+        /// [`Store::describe`].
+        store: String,
+        /// Key of the object.
+        key: String,
+        /// Bytes it must have for the range to exist.
+        expected: u64,
+        /// Bytes it has.
+        actual: u64,
+    },
+    /// The transport or the file system failed.
+    #[error("{store}: cannot {action} {key}: {source}")]
+    Failed {
+        /// [`Store::describe`].
+        store: String,
+        /// "read", "write", "delete", "list" …
+        action: &'static str,
+        /// Key or prefix.
+        key: String,
+        /// The cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A key that no store takes.
+    #[error("not a key of the object store: {0:?}")]
+    BadKey(String),
+}
+
+impl StoreError {
+    /// Whether the object simply is not there.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, StoreError::Missing { .. })
+    }
+}
+
+/// A store's result.
+pub type StoreResult<T> = std::result::Result<T, StoreError>;
+
+/// An object in a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// Its key.
+    pub key: String,
+    /// Its length in bytes.
+    pub len: u64,
+    /// The version, on stores that keep versions; `None` is the only one there is.
+    pub version: Option<String>,
+    /// A delete marker of a versioned store (length 0).
+    pub is_delete_marker: bool,
+}
+
+/// What became of a request to wipe byte ranges in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wiped {
+    /// The bytes are gone (a hole or zeros), durably.
+    Done,
+    /// This store cannot change objects in place; rewrite the object instead.
+    Unsupported,
+}
+
+/// A place that keeps objects.
+pub trait Store: Send + Sync {
+    /// For messages: the directory or URL.
+    fn describe(&self) -> String;
+    /// The whole object.
+    fn get(&self, key: &str) -> StoreResult<Vec<u8>>;
+    /// `len` bytes from `offset`; [`StoreError::Short`] when the object ends before.
+    fn get_range(&self, key: &str, offset: u64, len: u64) -> StoreResult<Vec<u8>>;
+    /// Stores the object durably, replacing an older one atomically: a reader sees the old or the new bytes, also after a crash.
+    fn put(&self, key: &str, bytes: &[u8]) -> StoreResult<()>;
+    /// Stores the object durably unless one is there; `false` when one is. Atomic among any number of writers.
+    fn put_if_absent(&self, key: &str, bytes: &[u8]) -> StoreResult<bool>;
+    /// Replaces the object if it still has exactly the bytes `expected`; `false` when it has others or is gone. Atomic among writers.
+    fn replace_if(&self, key: &str, expected: &[u8], bytes: &[u8]) -> StoreResult<bool>;
+    /// Removes the object, with every version of it. Removing what is not there is no error.
+    fn delete(&self, key: &str) -> StoreResult<()>;
+    /// The current objects whose key starts with `prefix` (a whole number of segments, ending in `/`, or empty), in no particular order.
+    fn list(&self, prefix: &str) -> StoreResult<Vec<Object>>;
+    /// Like [`Store::list`], with every version and delete marker: what proves that nothing is left.
+    fn list_versions(&self, prefix: &str) -> StoreResult<Vec<Object>>;
+    /// Wipes byte ranges (offset, length) of an object in place, so that only what is dead is touched.
+    fn wipe(&self, key: &str, ranges: &[(u64, u64)]) -> StoreResult<Wiped>;
+    /// Removes what interrupted writes left behind (temporary files, multipart uploads); how many.
+    fn remove_leftovers(&self) -> StoreResult<u64>;
+}
+
+/// Fails for keys that could leave the store's root or that some store cannot keep.
+pub fn check_key(key: &str) -> StoreResult<()> {
+    let good = !key.is_empty()
+        && key.len() <= 900
+        && key.split('/').all(|s| {
+            !s.is_empty()
+                && s != "."
+                && s != ".."
+                && s.len() <= 200
+                && !s.starts_with(".tmp-")
+                && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        });
+    if good { Ok(()) } else { Err(StoreError::BadKey(key.to_string())) }
+}
+
+impl fmt::Debug for dyn Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({})", self.describe())
+    }
+}
