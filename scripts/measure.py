@@ -70,8 +70,6 @@ def reseal_environment(work):
     return {
         "RESEAL_CONFIG": str(Path(work) / "reseal.yaml"),
         "RESEAL_PASSPHRASE_FILE": str(secret),
-        "XDG_STATE_HOME": str(Path(work) / "state"),
-        "XDG_CACHE_HOME": str(Path(work) / "cache"),
     }
 
 
