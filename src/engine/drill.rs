@@ -54,10 +54,8 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new(session: &Session, config: &config::Dataset) -> Result<Scratch> {
-        let base = match config.drill.as_ref().and_then(|d| d.scratch.clone()) {
-            Some(dir) => dir,
-            None => std::env::temp_dir(),
-        };
+        let _ = config;
+        let base = std::env::temp_dir();
         let name = format!("reseal-drill-{}", hex::encode(crate::env::random_bytes::<8>(session.env.random.as_ref())?));
         let path = base.join(name);
         use std::os::unix::fs::DirBuilderExt;

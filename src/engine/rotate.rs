@@ -5,7 +5,7 @@ use super::event::{Event, Verdict};
 use super::propagate::drop_dead;
 use super::session::Session;
 use crate::config;
-use crate::policy::retention::{Facts, Verdict as Fate, plan as retention_plan};
+use crate::policy::retention::{Facts, Verdict as Fate, expires_at as retention_ends, plan as retention_plan};
 use crate::repository::Listed;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
@@ -58,8 +58,8 @@ pub fn plan(session: &Session, config: &config::Dataset) -> Result<Vec<Fated>> {
         .map(|listed| {
             let fate = fates.get(&listed.head.archive.to_string());
             let (expires, reason) = match fate {
-                Some(Fate::Expire { reason }) => (true, reason.clone()),
-                Some(Fate::Keep { reasons }) => (false, reasons.join(", ")),
+                Some(Fate::Expire(reason)) => (true, reason.as_str().to_string()),
+                Some(Fate::Keep(reasons)) => (false, reasons.iter().map(|r| r.as_str()).collect::<Vec<_>>().join(", ")),
                 None => (false, "not judged".to_string()),
             };
             Fated { listed, expires, reason }

@@ -130,7 +130,10 @@ mod tests {
 
     #[test]
     fn keys_of_one_dataset_differ_and_of_two_datasets_too() {
-        let (a, b) = (Dataset::from_secret("a", &Key::from_slice(&[1; 32]).unwrap()), Dataset::from_secret("b", &Key::from_slice(&[2; 32]).unwrap()));
+        let (a, b) = (
+            Dataset::from_secret("a", &Key::from_slice(&[1; 32]).unwrap()),
+            Dataset::from_secret("b", &Key::from_slice(&[2; 32]).unwrap()),
+        );
         assert_ne!(a.chunk_id(b"x"), b.chunk_id(b"x"));
         assert_ne!(a.path_token(b"x"), b.path_token(b"x"));
         assert_ne!(a.path_token(b"x"), a.chunk_id(b"x").0[..16]);

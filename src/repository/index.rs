@@ -64,7 +64,8 @@ struct Segment {
 
 impl Segment {
     fn new(sheets: Vec<Sheet>) -> Segment {
-        let mut out = Segment { entries: Vec::with_capacity(sheets.iter().map(|s| s.rows.len()).sum()), packs: Vec::with_capacity(sheets.len()) };
+        let mut out =
+            Segment { entries: Vec::with_capacity(sheets.iter().map(|s| s.rows.len()).sum()), packs: Vec::with_capacity(sheets.len()) };
         for sheet in sheets {
             let pack = out.packs.len() as u32;
             out.packs.push(PackInfo { id: sheet.pack, size: sheet.size, live: sheet.live(), chunks: sheet.rows.len() as u32 });
@@ -117,9 +118,9 @@ impl ChunkIndex {
     /// Every place where the chunk is; more than one after an interrupted compaction.
     pub(crate) fn find(&self, id: &ChunkId, role: Role) -> impl Iterator<Item = Found<'_>> {
         let (id, role) = (*id, role_byte(role));
-        self.segments.iter().flat_map(move |s| {
-            s.find(&id, role).iter().filter_map(|e| Some(Found { row: &e.row, pack: s.packs.get(e.pack as usize)?.id }))
-        })
+        self.segments
+            .iter()
+            .flat_map(move |s| s.find(&id, role).iter().filter_map(|e| Some(Found { row: &e.row, pack: s.packs.get(e.pack as usize)?.id })))
     }
 
     /// Whether it has a key for the chunk.

@@ -138,18 +138,24 @@ impl Shared {
         if state.lost {
             return Ok(());
         }
-        let started = Instant::now();
-        let now = self.clock.now();
-        let next = Stored { renewed: now, expires: until(now, self.ttl), ..state.held.clone() };
-        let bytes = encode(&next)?;
-        if self.store.replace_if(&self.key, &state.bytes, &bytes)? {
-            (state.held, state.bytes, state.renewed) = (next, bytes, started);
-        } else if self.store.get(&self.key).is_ok_and(|there| there == bytes) {
-            // An answer got lost on the way and the request was repeated below us.
-            (state.held, state.bytes, state.renewed) = (next, bytes, started);
-        } else {
-            state.lost = true;
+        for _ in 0..2 {
+            let started = Instant::now();
+            let now = self.clock.now();
+            let next = Stored { renewed: now, expires: until(now, self.ttl), ..state.held.clone() };
+            let bytes = encode(&next)?;
+            if self.store.replace_if(&self.key, &state.bytes, &bytes)? {
+                (state.held, state.bytes, state.renewed) = (next, bytes, started);
+                return Ok(());
+            }
+            // An earlier answer may have got lost on the way: then what is there is ours, and the renewal goes on from it.
+            let there = self.store.get(&self.key)?;
+            let held = decode(&self.key, &there)?;
+            if held.token != state.held.token || held.fence != state.held.fence || held.released {
+                break;
+            }
+            (state.held, state.bytes) = (held, there);
         }
+        state.lost = true;
         Ok(())
     }
 

@@ -112,7 +112,8 @@ impl Entries<'_> {
             }
         }
         let mut rest = self.chunk.get(self.at..).unwrap_or_default();
-        let entry = ciborium::from_reader(&mut rest).map_err(|_| Error::damaged("a list chunk", "an entry's fields are not as expected"))?;
+        let entry =
+            ciborium::from_reader(&mut rest).map_err(|_| Error::damaged("a list chunk", "an entry's fields are not as expected"))?;
         self.at = self.chunk.len() - rest.len();
         Ok(Some(entry))
     }

@@ -10,7 +10,7 @@
 //! | [`sheet`], [`index`] | where chunks lie and their keys: of one pack, of a dataset |
 //! | [`read`], [`write`] | chunks out, chunks in |
 //! | [`tree`], [`list`] | sequences of chunks, lists of entries |
-//! | [`sweep`] | destroys chunks: key first, then bytes |
+//! | [`live`], [`sweep`] | which chunks archives need; destroys the others: key first, then bytes |
 //! | [`slots`] | who can open the repository; rotation of the root |
 //! | [`ledger`] | what happened, chained |
 //! | [`lease`] | one writer at a time |
@@ -24,6 +24,7 @@ pub mod index;
 pub mod lease;
 pub mod ledger;
 pub mod list;
+pub mod live;
 pub mod params;
 pub mod read;
 pub mod sealer;
@@ -59,6 +60,7 @@ pub use index::{ChunkIndex, PackInfo, Place};
 pub use lease::Lease;
 pub use ledger::{Ledger, LedgerEntry};
 pub use list::{EntryListWriter, entries};
+pub use live::Live;
 pub use params::{Cut, FORMAT_VERSION, Params, Sizes};
 pub use read::ChunkReader;
 pub use slots::{Rotated, SlotInfo};
@@ -286,21 +288,21 @@ impl Repository {
         Ok(())
     }
 
-    /// Stores a sealed object on the keys store, replacing an older one. `purpose` is the name of one of
-    /// [`Purpose::ALL`] ("request", "certificate", "record"); it is needed again to open it.
+    /// Stores a sealed object on the keys store, replacing an older one. `purpose` is "request", "certificate" or "record" and is
+    /// needed again to open it; `key` lies under `requests/`, `certificates/` or `records/`, where a rotation finds it.
     pub fn put_sealed(&self, purpose: &str, key: &str, plain: &[u8]) -> Result<()> {
-        self.sealer.put(&*self.location.keys, purpose_of(purpose)?, key, plain, How::Put)?;
+        self.sealer.put(&*self.location.keys, engine_purpose(purpose, key)?, key, plain, How::Put)?;
         Ok(())
     }
 
     /// Like [`Repository::put_sealed`], unless an object is there; `false` when one is.
     pub fn put_sealed_if_absent(&self, purpose: &str, key: &str, plain: &[u8]) -> Result<bool> {
-        Ok(self.sealer.put(&*self.location.keys, purpose_of(purpose)?, key, plain, How::IfAbsent)?.is_some())
+        Ok(self.sealer.put(&*self.location.keys, engine_purpose(purpose, key)?, key, plain, How::IfAbsent)?.is_some())
     }
 
     /// Opens what [`Repository::put_sealed`] stored; `None` when it is not there.
     pub fn get_sealed(&self, purpose: &str, key: &str) -> Result<Option<Zeroizing<Vec<u8>>>> {
-        match self.sealer.get(&*self.location.keys, purpose_of(purpose)?, key) {
+        match self.sealer.get(&*self.location.keys, engine_purpose(purpose, key)?, key) {
             Err(Error::Store(e)) if e.is_missing() => Ok(None),
             other => other.map(Some),
         }
@@ -308,6 +310,7 @@ impl Repository {
 
     /// Deletes it; no error when it is not there.
     pub fn delete_sealed(&self, key: &str) -> Result<()> {
+        engine_purpose("record", key)?;
         Ok(self.location.keys.delete(key)?)
     }
 
@@ -319,8 +322,19 @@ impl Repository {
     }
 }
 
-fn purpose_of(name: &str) -> Result<Purpose> {
-    Purpose::from_name(name).ok_or_else(|| Error::Usage(format!("no sealed objects of the sort {name:?} exist")))
+/// Only what a rotation of the root finds again may be sealed under it.
+fn engine_purpose(name: &str, key: &str) -> Result<Purpose> {
+    let purpose = match name {
+        "request" => Purpose::Request,
+        "certificate" => Purpose::Certificate,
+        "record" => Purpose::Record,
+        _ => return Err(Error::Usage(format!("there are no sealed objects of the sort {name:?}"))),
+    };
+    if slots::ENGINE_PREFIXES.iter().any(|p| key.starts_with(p)) {
+        Ok(purpose)
+    } else {
+        Err(Error::Usage(format!("a sealed object at {key}: only {} are possible", slots::ENGINE_PREFIXES.join(", "))))
+    }
 }
 
 /// A directory that holds anything but the traces of an interrupted `init` is not ours to fill.

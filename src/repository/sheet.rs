@@ -191,7 +191,9 @@ impl Sheet {
         let columns = columns.zip(&stored.len).zip(&stored.raw).zip(stored.codec.iter()).zip(stored.role.iter());
         let mut end = 0u64;
         for (((((((id, chunk_key), ordinal), offset), sealed), len), codec), role) in columns {
-            let (Some(codec), Some(role)) = (Codec::from_byte(*codec), role_from_byte(*role)) else { return Err(bad("an unknown codec or role")) };
+            let (Some(codec), Some(role)) = (Codec::from_byte(*codec), role_from_byte(*role)) else {
+                return Err(bad("an unknown codec or role"));
+            };
             if u64::from(*offset) < end || (*sealed as usize) < TAG || *len > MAX_CHUNK {
                 return Err(bad("chunks overlap or have impossible lengths"));
             }

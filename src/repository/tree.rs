@@ -85,10 +85,9 @@ impl<'a> TreeWriter<'a> {
 /// Goes over a tree's data references in order, opening index chunks as it comes to them. Ends after the first error.
 pub fn tree_iter<'r>(reader: &'r ChunkReader, tree: &Tree) -> impl Iterator<Item = Result<ChunkRef>> + use<'r> {
     let mut iter = TreeIter { reader, stack: Vec::new(), failure: None };
-    if tree.depth > MAX_DEPTH {
-        iter.failure = Some(Error::damaged("a tree of chunks", format!("it is {} levels deep, at most {MAX_DEPTH} are possible", tree.depth)));
-    } else {
-        iter.enter(tree.depth, tree.refs.clone());
+    match too_deep(tree) {
+        Err(e) => iter.failure = Some(e),
+        Ok(()) => iter.enter(tree.depth, tree.refs.clone()),
     }
     iter
 }
@@ -104,17 +103,25 @@ impl TreeIter<'_> {
     fn enter(&mut self, height: u8, refs: Vec<ChunkRef>) {
         self.stack.push((height, refs.into_iter(), 0));
     }
+}
 
-    fn descend(&self, reference: &ChunkRef) -> Result<Vec<ChunkRef>> {
-        let name = format!("index chunk {:?}", reference.id);
-        let bytes = self.reader.read(&reference.id, Role::Index)?;
-        let refs: Vec<ChunkRef> = cbor::decode(&name, &bytes)?;
-        let len = refs.iter().try_fold(0u64, |sum, r| sum.checked_add(r.len));
-        if refs.is_empty() || len != Some(reference.len) {
-            return Err(Error::damaged(name, "the lengths below it do not add up to its own"));
-        }
-        Ok(refs)
+/// What an index chunk holds. Lengths must add up, so that no chain of small chunks pretends to be a huge archive.
+pub(super) fn children(reader: &ChunkReader, reference: &ChunkRef) -> Result<Vec<ChunkRef>> {
+    let name = format!("index chunk {:?}", reference.id);
+    let bytes = reader.read(&reference.id, Role::Index)?;
+    let refs: Vec<ChunkRef> = cbor::decode(&name, &bytes)?;
+    let len = refs.iter().try_fold(0u64, |sum, r| sum.checked_add(r.len));
+    if refs.is_empty() || len != Some(reference.len) {
+        return Err(Error::damaged(name, "the lengths below it do not add up to its own"));
     }
+    Ok(refs)
+}
+
+pub(super) fn too_deep(tree: &Tree) -> Result<()> {
+    if tree.depth <= MAX_DEPTH {
+        return Ok(());
+    }
+    Err(Error::damaged("a tree of chunks", format!("it is {} levels deep, at most {MAX_DEPTH} are possible", tree.depth)))
 }
 
 impl Iterator for TreeIter<'_> {
@@ -143,7 +150,7 @@ impl Iterator for TreeIter<'_> {
             if height == 0 {
                 return Some(Ok(reference));
             }
-            match self.descend(&reference) {
+            match children(self.reader, &reference) {
                 Ok(below) => self.enter(height - 1, below),
                 Err(e) => {
                     self.stack.clear();
@@ -157,25 +164,4 @@ impl Iterator for TreeIter<'_> {
 /// All data references of a tree, in order.
 pub fn tree_refs(reader: &ChunkReader, tree: &Tree) -> Result<Vec<ChunkRef>> {
     tree_iter(reader, tree).collect()
-}
-
-/// Every index chunk of a tree, in order from the top: what a sweep must keep besides the data.
-pub fn tree_index_chunks(reader: &ChunkReader, tree: &Tree, mut visit: impl FnMut(&ChunkRef) -> Result<bool>) -> Result<()> {
-    if tree.depth > MAX_DEPTH {
-        return Err(Error::damaged("a tree of chunks", format!("it is {} levels deep, at most {MAX_DEPTH} are possible", tree.depth)));
-    }
-    let iter = TreeIter { reader, stack: Vec::new(), failure: None };
-    let mut stack: Vec<(u8, Vec<ChunkRef>)> = vec![(tree.depth, tree.refs.clone())];
-    while let Some((height, refs)) = stack.pop() {
-        if height == 0 {
-            continue;
-        }
-        for reference in &refs {
-            // Shared subtrees need one visit only; the caller knows what it has seen.
-            if visit(reference)? && height > 1 {
-                stack.push((height - 1, iter.descend(reference)?));
-            }
-        }
-    }
-    Ok(())
 }

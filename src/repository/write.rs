@@ -150,7 +150,11 @@ impl ChunkWriter {
             let mut guard = lock(slot);
             let pack = match guard.as_mut() {
                 Some(pack) => pack,
-                None => guard.insert(OpenPack { id: PackId::random(random)?, bytes: Vec::with_capacity(pack_size + pack_size / 8), rows: Vec::new() }),
+                None => guard.insert(OpenPack {
+                    id: PackId::random(random)?,
+                    bytes: Vec::with_capacity(pack_size + pack_size / 8),
+                    rows: Vec::new(),
+                }),
             };
             let mut row = Row {
                 id,

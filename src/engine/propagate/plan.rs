@@ -64,7 +64,7 @@ pub struct ArchivePlan {
 /// The search of one archive, as plan and execution both need it.
 pub struct Searched<'k> {
     /// Mapped entries with their editors.
-    pub bound: Vec<Bound>,
+    pub bound: Vec<Bound<'k>>,
     /// What was wanted in the end.
     pub wanted: Wanted<'k>,
     /// What was found.
@@ -198,12 +198,12 @@ pub fn is_processed(state: &State, listed: &Listed, requests: &[&Request]) -> bo
 pub fn search<'k>(session: &Session, config: &config::Dataset, view: &'k View, archive: &OpenArchive, people: &People) -> Result<Searched<'k>> {
     let map = &config.map;
     let limits = Limits { overlay: session.config.memory as usize / 2 };
-    let mut bound = bind(map, archive, &view.marks, limits, &session.env)?;
+    let mut bound = bind(map, view, archive, limits, &session.env)?;
     let who: Vec<Person<'_>> = people.subjects().map(Person::Plain).collect();
     let mut wanted = Wanted::new(map, view.dataset.token_key(), &who)?;
     let mentions = people.mentions(map)?;
     let matches = find_all(map, archive, &mut bound, &mut wanted, &mentions, &session.env)?;
-    let strategies = people.strategies()?;
+    let strategies = people.strategies(&view.dataset)?;
     let decider = Decider {
         map,
         key: view.dataset.token_key(),

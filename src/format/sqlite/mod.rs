@@ -14,6 +14,12 @@
 //! | [`schema`] | tables, columns, keys, triggers |
 //! | [`editor`] | finding and erasing, behind [`super::EntryEditor`] |
 
+pub mod connect;
+pub mod editor;
+pub mod emit;
+pub mod foreign;
+pub mod marks;
+pub mod rows;
 pub mod overlay;
 pub mod pages;
 pub mod record;
