@@ -192,7 +192,7 @@ proptest! {
         let fate = |i: usize| victims >> (i % 8 * 2) & 3;
         let line = |v: &Json| {
             let one = v.to_string();
-            if pretty { one.replace("\":", "\" :\t").replace('\n', " ") } else { one }
+            if pretty { one.replace("\":", "\" :  ").replace('\n', " ") } else { one }
         };
         let lines: Vec<String> = rows.iter().map(line).collect();
         // A colon behind a quote may stand within a string; such a row is read as it is written.
