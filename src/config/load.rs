@@ -415,13 +415,13 @@ impl Loader {
     }
 
     fn drill(&mut self, raw: &RawDrill, at: &str) -> Drill {
-        let every = self.period(Some(&raw.every), at, "every").unwrap_or_default();
-        if every.is_zero() && self.findings.is_empty() {
+        let every = self.period(Some(&raw.every), at, "every");
+        if every.is_some_and(|every| every.is_zero()) {
             self.find(&format!("{at}/every"), "every: a drill cannot be due all the time");
         }
         let checks: Vec<DrillCheck> =
             raw.checks.iter().enumerate().filter_map(|(i, check)| self.check(check, &format!("{at}/checks/{i}"))).collect();
-        Drill { every, checks }
+        Drill { every: every.unwrap_or_default(), checks }
     }
 
     fn check(&mut self, raw: &RawCheck, at: &str) -> Option<DrillCheck> {

@@ -208,6 +208,7 @@ fn what_contradicts_itself_is_found() {
         (with("retention: {max_age: 0d}"), "every archive would be too old"),
         (with("drill: {every: 7d, checks: [{entry: a.db, sql: 'drop table a'}]}"), "expected a query"),
         (with("drill: {every: 7d, checks: [{entry: a.db, min: 2, max: 1}]}"), "min is greater than max"),
+        (with("drill: {every: 0d}"), "a drill cannot be due all the time"),
         // names, places, sources
         (dataset("  Bad: {source: {stdin: true}}"), "6:3: \"Bad\" cannot be the name of a dataset"),
         ("version: 2\nrepository: r\ndatasets: {d: {source: {stdin: true}}}".into(), "1:10: version 2 of the configuration"),
@@ -396,4 +397,40 @@ proptest! {
             EXAMPLE.lines().enumerate().filter_map(|(i, l)| if i == line { replacement.take() } else { Some(l.to_string()) }).collect();
         let _ = parse(&lines.join("\n"), Path::new("reseal.yaml"));
     }
+}
+
+#[test]
+fn the_example_of_the_documentation_loads() {
+    let text = include_str!("../../docs/reseal.example.yaml");
+    let config = config(text);
+    let map = &config.datasets["crm"].map;
+    assert_eq!(map.collections.len(), 4);
+    // What is commented out is true as well.
+    for (off, on) in
+        [("# keys: ", "keys: "), ("# memory: ", "memory: "), ("# actor: ", "actor: "), ("# compression_level: ", "compression_level: ")]
+    {
+        assert!(text.contains(off));
+        parse(&text.replace(off, on), Path::new("reseal.yaml")).unwrap();
+    }
+}
+
+#[test]
+fn the_documentation_names_every_key_and_every_message() {
+    let documentation = concat!(include_str!("../../docs/data-map.md"), include_str!("../../docs/configuration.md"));
+    fn keys(value: &serde_json::Value, out: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(map) => {
+                if let Some(properties) = map.get("properties").and_then(|p| p.as_object()) {
+                    out.extend(properties.keys().cloned());
+                }
+                map.values().for_each(|v| keys(v, out));
+            }
+            serde_json::Value::Array(list) => list.iter().for_each(|v| keys(v, out)),
+            _ => {}
+        }
+    }
+    let mut all = Vec::new();
+    keys(&schema_json(), &mut all);
+    let missing: Vec<String> = all.into_iter().filter(|k| !documentation.contains(k.as_str())).collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }

@@ -230,7 +230,7 @@ fn reachable(compiler: &mut Compiler, map: &DataMap, sources: &[(&RawCollection,
 pub fn closest<'k>(written: &str, known: &[&'k str]) -> Option<&'k str> {
     let lower = written.to_lowercase();
     let distance = |k: &&str| strsim::damerau_levenshtein(&lower, &k.to_lowercase());
-    let best = known.iter().copied().min_by_key(|k| distance(&k))?;
+    let best = known.iter().copied().min_by_key(distance)?;
     (distance(&best) <= (best.chars().count().max(lower.chars().count()) / 3).clamp(1, 3)).then_some(best)
 }
 
