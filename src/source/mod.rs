@@ -22,4 +22,4 @@ pub use file::{SourceFile, is_sqlite, segments};
 pub use globs::PathGlobs;
 pub use restore::{FileSink, RestoreReport, Target, TargetOptions};
 pub use tarstream::TarWriter;
-pub use walk::{Problem, Severity, Walk, WalkItem, WalkOptions, Walked};
+pub use walk::{Problem, Severity, Walk, WalkItem, WalkOptions, Walked, path_order};
