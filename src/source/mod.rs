@@ -17,7 +17,7 @@ mod roundtrip;
 #[cfg(test)]
 mod testing;
 
-pub use command::{CommandLine, CommandStream, standard_input};
+pub use command::{CommandLine, CommandStream, standard_input, stream_entry};
 pub use file::{SourceFile, is_sqlite, segments};
 pub use globs::PathGlobs;
 pub use restore::{FileSink, RestoreReport, Target, TargetOptions};
