@@ -108,7 +108,7 @@ pub enum Walked {
     Problem(Problem),
 }
 
-/// One path to store.
+/// One path to store. A file holds its folder open: take items as they come, and keep no more of them than are being read.
 #[derive(Debug)]
 pub struct WalkItem {
     /// All but the content: no segments, no content, not mapped.
