@@ -143,3 +143,19 @@ pub struct DrillCheck {
     /// At most this.
     pub max: Option<i64>,
 }
+
+impl Config {
+    /// Folders that belong to reseal itself and are never backed up: the repository, its keys, the catalog.
+    pub fn own_folders(&self) -> Vec<PathBuf> {
+        let local = |at: &RepositoryAt| match at {
+            RepositoryAt::Local(path) => Some(path.clone()),
+            RepositoryAt::S3 { .. } => None,
+        };
+        [local(&self.repository), self.keys.as_ref().and_then(local), self.state_dir.clone()].into_iter().flatten().collect()
+    }
+
+    /// The folder of the configuration file: where commands run.
+    pub fn folder(&self) -> Option<PathBuf> {
+        self.path.parent().filter(|p| !p.as_os_str().is_empty()).map(PathBuf::from)
+    }
+}

@@ -126,7 +126,7 @@ fn surviving(session: &Session, archives: &[ArchiveOutcome]) -> Result<Vec<Value
         let still_there = session.repo.dataset(&a.dataset)?.is_some() && session.listed(&a.dataset, &a.archive)?.is_some();
         if still_there {
             let last = match session.config.datasets.get(&a.dataset) {
-                Some(config) => super::rotate::expires_at(session, config, &a.archive)?.map(|t| t.to_string()),
+                Some(config) => super::rotate::ends(session, config)?.get(&a.archive).copied().flatten().map(|t| t.to_string()),
                 None => None,
             };
             out.push(json!({ "dataset": a.dataset, "archive": a.archive.to_string(), "why": a.left, "can_exist_until": last }));

@@ -32,6 +32,7 @@ pub struct Dataset {
     gear: [u8; 32],
     tokens: TokenKey,
     path_key: Key,
+    pseudonyms: Key,
 }
 
 /// The object's key.
@@ -77,6 +78,7 @@ impl Dataset {
             gear: *secret.derive(b"reseal/v1/gear").bytes(),
             tokens: TokenKey::new(Zeroizing::new(*secret.derive(b"reseal/v1/token").bytes())),
             path_key: secret.derive(b"reseal/v1/path"),
+            pseudonyms: secret.derive(b"reseal/v1/pseudonym"),
         }
     }
 
@@ -104,6 +106,11 @@ impl Dataset {
     /// Seeds the cutter, so that cut points tell nothing to who does not have it.
     pub fn gear_seed(&self) -> [u8; 32] {
         self.gear
+    }
+
+    /// Makes pseudonyms (the strategy `hmac`), the same over time.
+    pub fn pseudonym_key(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(*self.pseudonyms.bytes())
     }
 
     /// A keyed hash of a path.

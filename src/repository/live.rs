@@ -4,7 +4,7 @@
 use super::entry::{ChunkId, ChunkRef, Entry, Role, Tree};
 use super::head::Head;
 use super::read::ChunkReader;
-use super::sheet::role_byte;
+use super::sheet::{role_byte, role_from_byte};
 use super::tree::{children, too_deep};
 use crate::{Error, Result};
 use std::collections::HashSet;
@@ -37,6 +37,11 @@ impl Live {
     /// Whether some archive needs the chunk (or it is not certain that none does).
     pub fn contains(&self, id: &ChunkId, role: Role) -> bool {
         self.incomplete || self.chunks.contains(&(*id, role_byte(role)))
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (ChunkId, Role)> + '_ {
+        self.chunks.iter().filter_map(|(id, role)| Some((*id, role_from_byte(*role)?)))
     }
 
     /// Chunks in the set.

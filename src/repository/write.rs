@@ -121,11 +121,20 @@ impl ChunkWriter {
 
     /// Adds a chunk unless it is there or has been added. Fails when storing an earlier pack failed.
     pub fn add(&self, role: Role, bytes: &[u8]) -> Result<Added> {
+        self.add_hashed(role, self.dataset.chunk_id(bytes), bytes)
+    }
+
+    /// Whether the chunk is there, or was added.
+    pub fn has(&self, role: Role, id: &ChunkId) -> bool {
+        self.index.contains(id, role) || lock(&self.pending).contains(&(*id, role_byte(role)))
+    }
+
+    /// Like [`ChunkWriter::add`], for who has computed the id already.
+    pub fn add_hashed(&self, role: Role, id: ChunkId, bytes: &[u8]) -> Result<Added> {
         let limit = self.repository.params().sizes.chunk_limit;
         if bytes.len() > limit as usize {
             return Err(Error::Refused(format!("a piece of {} bytes: this repository takes at most {limit}", bytes.len())));
         }
-        let id = self.dataset.chunk_id(bytes);
         if self.index.contains(&id, role) || !lock(&self.pending).insert((id, role_byte(role))) {
             return Ok(Added { id, new: false, stored: 0 });
         }

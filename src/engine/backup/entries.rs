@@ -4,6 +4,7 @@ use super::parent::{Parent, ParentArchive};
 use super::pipeline::{Coverage, MarkJob, Pipeline, Ticket};
 use super::{EntryCounts, source_error};
 use crate::config::{self, Source};
+use crate::datamap::EntryPattern;
 use crate::engine::matching::is_path_collection;
 use crate::engine::session::Session;
 use crate::format::cutter::{CutSizes, Gear, MAX_RECORD, RawCutter, RecordPieces};
@@ -106,8 +107,8 @@ impl<'a> Run<'a> {
         match &self.config.source {
             Source::Paths { roots, include, exclude, exclude_caches, one_file_system } => {
                 let options = WalkOptions {
-                    include: PathGlobs::new(include)?,
-                    exclude: PathGlobs::new(exclude)?,
+                    include: globs(include)?,
+                    exclude: globs(exclude)?,
                     exclude_caches: *exclude_caches,
                     one_file_system: *one_file_system,
                     skip_repository: self.session.config.own_folders(),
@@ -341,7 +342,7 @@ impl<'a> Run<'a> {
         assembly: &mut Assembly<'_, '_>,
     ) -> Result<()> {
         let collection = &self.config.map.collections[collections[0]];
-        for piece in RecordPieces::open(from, entry.display_path(), format, collection, &self.raw_gear, CutSizes::records(), MAX_RECORD)? {
+        for piece in RecordPieces::open(format, collection, from, entry.display_path(), &self.raw_gear, CutSizes::records(), MAX_RECORD)? {
             let piece = piece?;
             self.session.env.stop.check("no archive was made; run the same command again")?;
             self.session.env.monitor.advance(piece.bytes.len() as u64);
@@ -366,13 +367,13 @@ impl<'a> Run<'a> {
                 (collections, known)
             }
         };
-        let snapshot = sqlite::Snapshot::open(path)?;
+        let snapshot = sqlite::snapshot::Snapshot::open(path)?;
         let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known);
         let session = self.session;
-        let report = sqlite::cut(&snapshot, &entry.display_path(), &self.config.map, &collections, self.pipeline.token_key(), &mut |run, marks| {
+        let report = sqlite::marks::cut(&snapshot, &self.config.map, &collections, self.pipeline.token_key(), &mut |run, marks| {
             session.env.stop.check("no archive was made; run the same command again")?;
             session.env.monitor.advance(run.len() as u64);
-            assembly.piece(run, || Ok(MarkJob::Ready(marks()?)))
+            assembly.piece(run.to_vec(), || Ok(MarkJob::Ready(marks()?)))
         })?;
         let (tree, read) = assembly.finish()?;
         self.totals.read_bytes += read;
@@ -452,6 +453,10 @@ impl<'a> Run<'a> {
         }
         Ok(entry)
     }
+}
+
+fn globs(patterns: &[EntryPattern]) -> Result<PathGlobs> {
+    PathGlobs::new(&patterns.iter().map(|p| p.source.as_str()).collect::<Vec<_>>())
 }
 
 /// A database's file may look untouched while its write-ahead log or journal holds changes.

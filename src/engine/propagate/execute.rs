@@ -1,7 +1,7 @@
 //! Carrying a plan out, in the order that keeps everything safe. See the module's head for the order.
 
 use super::check::{absence, no_collateral};
-use super::people::{IDENTITIES_PURPOSE, identities_key};
+use super::people::identities_key;
 use super::plan::{is_processed, search};
 use super::{Options, People, Plan, Report, Scope, request_people};
 use crate::config;
