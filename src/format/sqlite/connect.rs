@@ -50,3 +50,8 @@ pub fn for_reading(overlay: &Arc<Mutex<Overlay>>, limits: &Limits) -> Result<Dat
     configured.map_err(db.explain("opening a database in an archive"))?;
     Ok(db)
 }
+
+/// Opens an overlay that nothing was written to, for reading: its header may still say that there is a write-ahead log.
+pub fn for_reading_base(overlay: &Arc<Mutex<Overlay>>, limits: &Limits) -> Result<Database> {
+    for_edit(overlay, limits, false)
+}

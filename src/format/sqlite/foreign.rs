@@ -192,15 +192,19 @@ pub enum Reference {
     To(KeyPart),
 }
 
-/// Violations by child table, row and foreign key, as SQLite's own check finds them; tables that it cannot check are left out.
-pub fn violations(db: &Connection, schema: &Schema) -> rusqlite::Result<BTreeSet<(String, Option<i64>, i64)>> {
-    let mut out = BTreeSet::new();
+/// Violations by child table, row (without row ids: none) and foreign key, as SQLite's own check finds them, and how many.
+/// Tables that it cannot check are left out.
+pub type Violations = BTreeMap<(String, Option<i64>, i64), u64>;
+
+/// All [`Violations`] there are.
+pub fn violations(db: &Connection, schema: &Schema) -> rusqlite::Result<Violations> {
+    let mut out = BTreeMap::new();
     for table in schema.tables().filter(|t| !t.foreign_keys.is_empty()) {
         let mut check = || -> rusqlite::Result<()> {
             let mut statement = db.prepare("SELECT rowid, fkid FROM pragma_foreign_key_check(?1)")?;
             let mut rows = statement.query([&table.name])?;
             while let Some(row) = rows.next()? {
-                out.insert((table.name.clone(), row.get(0)?, row.get(1)?));
+                *out.entry((table.name.clone(), row.get(0)?, row.get(1)?)).or_default() += 1;
             }
             Ok(())
         };

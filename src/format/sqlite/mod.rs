@@ -14,15 +14,18 @@
 //! | [`schema`] | tables, columns, keys, triggers |
 //! | [`editor`] | finding and erasing, behind [`super::EntryEditor`] |
 
-pub mod connect;
+mod apply;
+mod check;
+mod connect;
 pub mod editor;
-pub mod emit;
-pub mod foreign;
+mod emit;
+mod foreign;
+mod fulltext;
 pub mod marks;
-pub mod rows;
 pub mod overlay;
 pub mod pages;
 pub mod record;
+mod rows;
 pub mod schema;
 pub mod scrub;
 pub mod vfs;
