@@ -91,7 +91,6 @@ pub fn backup(session: &Session, config: &config::Dataset, tag: Option<String>) 
         erased: Erased::new(erased.iter().map(|(_, t)| *t)),
         met: Mutex::new(HashSet::new()),
         stored: AtomicU64::new(0),
-        stop: session.env.stop.clone(),
     };
     let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 16);
     let made = with_workers(&shared, workers, |pipeline| {

@@ -4,7 +4,6 @@
 use crate::Result;
 use crate::datamap::{DataMap, Normalize, TokenKey};
 use crate::engine::event::IdentityTokens;
-use crate::env::Stop;
 use crate::format::records::{coverage, marks_for};
 use crate::format::{Marks, RecordFormat};
 use crate::repository::entry::{ChunkId, ChunkRef, Role};
@@ -120,8 +119,6 @@ pub struct Shared<'a> {
     pub met: std::sync::Mutex<HashSet<usize>>,
     /// Bytes stored for new chunks.
     pub stored: AtomicU64,
-    /// The wish to stop.
-    pub stop: Stop,
 }
 
 impl Shared<'_> {

@@ -5,7 +5,6 @@ use super::people::identities_key;
 use super::plan::{is_processed, search};
 use super::{Options, People, Plan, Report, Scope, request_people};
 use crate::config;
-use crate::engine::archive::OpenArchive;
 use crate::engine::edit::{ArchiveEdit, Tally, apply, tally};
 use crate::engine::event::{ArchiveOutcome, Event, Verdict};
 use crate::engine::reseal::reseal;

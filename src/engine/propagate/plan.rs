@@ -65,8 +65,6 @@ pub struct ArchivePlan {
 pub struct Searched<'k> {
     /// Mapped entries with their editors.
     pub bound: Vec<Bound<'k>>,
-    /// What was wanted in the end.
-    pub wanted: Wanted<'k>,
     /// What was found.
     pub matches: Matches,
     /// What becomes of it.
@@ -213,7 +211,7 @@ pub fn search<'k>(session: &Session, config: &config::Dataset, view: &'k View, a
         accept_pseudonymised: config.erasure.accept_pseudonymised,
     };
     let decided = decider.decide(&matches, &wanted)?;
-    Ok(Searched { bound, wanted, matches, decided })
+    Ok(Searched { bound, matches, decided })
 }
 
 /// Identity kinds on the person's own records (found by an identity, not through others) that the request does not name, with the number of distinct new values.

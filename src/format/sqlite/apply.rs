@@ -339,7 +339,7 @@ impl<'a> Edited<'a> {
     }
 
     /// Rows that refer to keys which are about to be rewritten, with what `ON UPDATE` says about them.
-    fn dependents(&self, db: &Database, table: &Table, w: &Work) -> Result<Vec<Dependent<'a>>> {
+    fn dependents(&self, db: &Database, table: &'a Table, w: &Work) -> Result<Vec<Dependent<'a>>> {
         let mut out = Vec::new();
         for (child, key) in self.schema.children(&table.name) {
             if !matches!(child.kind, TableKind::Rowid | TableKind::WithoutRowid) || key.columns.iter().any(|(_, to)| table.column(to).is_none()) {

@@ -27,6 +27,7 @@ pub mod pages;
 pub mod record;
 mod rows;
 pub mod schema;
+pub mod snapshot;
 pub mod scrub;
 pub mod vfs;
 
