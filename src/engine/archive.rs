@@ -187,7 +187,7 @@ impl PieceReader {
                 })
                 .collect();
             if ahead.len() > 1 {
-                self.reader.prefetch(&ahead)?;
+                self.reader.prefetch(&ahead);
             }
             self.fetched = self.next + AHEAD;
         }

@@ -75,7 +75,7 @@ pub fn make(session: &Session, id: &str) -> Result<Value> {
     let signature = session.repo.signing_key()?.sign(&bytes);
     Ok(json!({
         "body": body,
-        "signature": { "algorithm": "Ed25519", "public_key": hex::encode(session.repo.verifying_key()), "value": hex::encode(signature) },
+        "signature": { "algorithm": "Ed25519", "public_key": hex::encode(session.repo.verifying_key().to_bytes()), "value": hex::encode(signature) },
     }))
 }
 
@@ -126,7 +126,7 @@ fn surviving(session: &Session, archives: &[ArchiveOutcome]) -> Result<Vec<Value
         let still_there = session.repo.dataset(&a.dataset)?.is_some() && session.listed(&a.dataset, &a.archive)?.is_some();
         if still_there {
             let last = match session.config.datasets.get(&a.dataset) {
-                Some(config) => super::rotate::expires_at(session, config, &a.archive)?.map(|t| t.to_string()),
+                Some(config) => super::rotate::ends(session, config)?.get(&a.archive).copied().flatten().map(|t| t.to_string()),
                 None => None,
             };
             out.push(json!({ "dataset": a.dataset, "archive": a.archive.to_string(), "why": a.left, "can_exist_until": last }));
@@ -135,9 +135,9 @@ fn surviving(session: &Session, archives: &[ArchiveOutcome]) -> Result<Vec<Value
     Ok(out)
 }
 
-/// The bytes that are signed: JSON without white space, members in the order written.
+/// The bytes that are signed: a domain line, then JSON without white space, members in the order written.
 fn canonical(body: &Value) -> Vec<u8> {
-    body.to_string().into_bytes()
+    [b"reseal certificate v1\n".as_slice(), body.to_string().as_bytes()].concat()
 }
 
 /// What checking a certificate found.
@@ -163,13 +163,13 @@ pub fn check(text: &str, session: Option<&Session>) -> Result<CheckedCertificate
     let field = |name: &str| value.pointer(&format!("/signature/{name}")).and_then(Value::as_str).ok_or_else(not_one);
     let public_key: [u8; 32] = hex::decode(field("public_key")?).ok().and_then(|k| k.try_into().ok()).ok_or_else(not_one)?;
     let signature: [u8; 64] = hex::decode(field("value")?).ok().and_then(|k| k.try_into().ok()).ok_or_else(not_one)?;
-    if !sign::verify(&public_key, &canonical(body), &signature) {
+    if !sign::VerifyingKey::from_bytes(&public_key).is_some_and(|k| k.verify(&canonical(body), &signature)) {
         return Err(Error::Verification("the certificate's signature does not fit its text: it was changed after it was signed".into()));
     }
     let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_string();
     let (mut ours, mut in_chain) = (None, None);
     if let Some(session) = session {
-        ours = Some(session.repo.verifying_key() == public_key);
+        ours = Some(session.repo.verifying_key().to_bytes() == public_key);
         let (seq, hash) = (body.pointer("/audit/entry").and_then(Value::as_u64), text("/audit/hash"));
         in_chain = Some(session.ledger().entries().iter().any(|e| Some(e.seq) == seq && hex::encode(e.hash) == hash));
     }

@@ -53,11 +53,8 @@ pub struct Report {
 struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new(session: &Session, config: &config::Dataset) -> Result<Scratch> {
-        let base = match config.drill.as_ref().and_then(|d| d.scratch.clone()) {
-            Some(dir) => dir,
-            None => std::env::temp_dir(),
-        };
+    fn new(session: &Session) -> Result<Scratch> {
+        let base = std::env::temp_dir();
         let name = format!("reseal-drill-{}", hex::encode(crate::env::random_bytes::<8>(session.env.random.as_ref())?));
         let path = base.join(name);
         use std::os::unix::fs::DirBuilderExt;
@@ -94,7 +91,7 @@ fn remove_all(dir: &Path) -> std::io::Result<()> {
 pub fn drill(session: &Session, config: &config::Dataset, wanted: Option<&str>) -> Result<Report> {
     let name = wanted.map_or_else(|| format!("{}@latest", config.name), str::to_string);
     let out = outgoing(session, &name, None)?;
-    let scratch = Scratch::new(session, config)?;
+    let scratch = Scratch::new(session)?;
     let target = scratch.0.join("restored");
     let started = std::time::Instant::now();
     let restored = write(session, &out, &target, &Options::default());
@@ -119,7 +116,13 @@ pub fn drill(session: &Session, config: &config::Dataset, wanted: Option<&str>) 
             (report.bytes, report.entries) = (done.bytes, done.entries);
             add("restore", Verdict::Pass, format!("{} entries, {} bytes", done.entries, done.bytes));
             let mut databases: Vec<(String, PathBuf)> = Vec::new();
-            let compared = compare(session, &out, &target, &mut databases)?;
+            let mut files: Vec<(String, PathBuf)> = Vec::new();
+            let checks = config.drill.as_ref().map(|d| d.checks.as_slice()).unwrap_or_default();
+            let compared = compare(session, &out, &target, &mut databases, &mut |entry, path| {
+                if checks.iter().any(|c| c.entry.is_match(&entry.path)) {
+                    files.push((entry.display_path(), path.to_path_buf()));
+                }
+            })?;
             add("contents", if compared.1.is_empty() { Verdict::Pass } else { Verdict::Failed }, summary(compared.0, &compared.1));
             for (entry, path) in &databases {
                 for (check, verdict, detail) in check_database(path) {
@@ -128,8 +131,8 @@ pub fn drill(session: &Session, config: &config::Dataset, wanted: Option<&str>) 
             }
             if let Some(drill) = &config.drill {
                 for check in &drill.checks {
-                    let (verdict, detail) = sql_check(check, &databases);
-                    add(&format!("sql on {}", check.entry.as_deref().unwrap_or("the only database")), verdict, detail);
+                    let (verdict, detail) = configured_check(check, &files);
+                    add(&format!("configured check of {}", check.entry.source), verdict, detail);
                 }
             }
             let (verdict, detail) = nobody_erased(session, config, &out)?;
@@ -156,7 +159,7 @@ fn summary(compared: u64, wrong: &[String]) -> String {
 }
 
 /// Reads every restored file back and compares its chunks' digests with the archive's.
-fn compare(session: &Session, out: &super::gate::Outgoing, target: &Path, databases: &mut Vec<(String, PathBuf)>) -> Result<(u64, Vec<String>)> {
+fn compare(session: &Session, out: &super::gate::Outgoing, target: &Path, databases: &mut Vec<(String, PathBuf)>, each: &mut dyn FnMut(&Entry, &Path)) -> Result<(u64, Vec<String>)> {
     use std::os::unix::ffi::OsStrExt;
     let mut wrong = Vec::new();
     let mut count = 0;
@@ -173,6 +176,7 @@ fn compare(session: &Session, out: &super::gate::Outgoing, target: &Path, databa
             wrong.push(entry.display_path());
         }
         session.env.monitor.advance(entry.size);
+        each(&entry, &path);
         if entry.mapped.as_ref().is_some_and(|m| m.format == "sqlite") {
             databases.push((entry.display_path(), path));
         }
@@ -239,20 +243,29 @@ fn check_database(path: &Path) -> Vec<(&'static str, Verdict, String)> {
     out
 }
 
-fn sql_check(check: &DrillCheck, databases: &[(String, PathBuf)]) -> (Verdict, String) {
-    let chosen: Vec<&(String, PathBuf)> = match &check.entry {
-        Some(name) => databases.iter().filter(|(entry, _)| entry == name || entry.rsplit('/').next() == Some(name.as_str())).collect(),
-        None => databases.iter().collect(),
-    };
-    let [(_, path)] = chosen.as_slice() else {
-        return (Verdict::Failed, format!("{} databases match; the check needs exactly one", chosen.len()));
-    };
-    let value: rusqlite::Result<f64> = open_copy(path).and_then(|db| db.query_row(&check.sql, [], |r| r.get::<_, f64>(0)));
+fn number(value: rusqlite::types::ValueRef<'_>) -> rusqlite::Result<f64> {
+    use rusqlite::types::ValueRef;
     match value {
-        Err(e) => (Verdict::Failed, e.to_string()),
+        ValueRef::Integer(i) => Ok(i as f64),
+        ValueRef::Real(r) => Ok(r),
+        other => Err(rusqlite::Error::InvalidColumnType(0, "the check's result".into(), other.data_type())),
+    }
+}
+
+fn configured_check(check: &DrillCheck, files: &[(String, PathBuf)]) -> (Verdict, String) {
+    let chosen: Vec<&(String, PathBuf)> = files.iter().filter(|(entry, _)| check.entry.is_match(entry.as_bytes())).collect();
+    let [(_, path)] = chosen.as_slice() else {
+        return (Verdict::Failed, format!("{} entries match; the check needs exactly one", chosen.len()));
+    };
+    let value = match &check.sql {
+        Some(sql) => open_copy(path).and_then(|db| db.query_row(sql, [], |r| number(r.get_ref(0)?))).map_err(|e| e.to_string()),
+        None => std::fs::metadata(path).map(|m| m.len() as f64).map_err(|e| e.to_string()),
+    };
+    match value {
+        Err(e) => (Verdict::Failed, e),
         Ok(v) => {
-            let low = check.min.is_some_and(|m| v < m);
-            let high = check.max.is_some_and(|m| v > m);
+            let low = check.min.is_some_and(|m| v < m as f64);
+            let high = check.max.is_some_and(|m| v > m as f64);
             let bounds = [check.min.map(|m| format!("at least {m}")), check.max.map(|m| format!("at most {m}"))].into_iter().flatten().collect::<Vec<_>>().join(", ");
             (if low || high { Verdict::Failed } else { Verdict::Pass }, format!("{v} ({bounds})"))
         }

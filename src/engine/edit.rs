@@ -59,7 +59,7 @@ pub fn tally(matches: &Matches, decided: &[Decided]) -> Tally {
 }
 
 /// Runs the editors. `decided` and `bound` are consumed; on an error the archive is as it was.
-pub fn apply(map: &DataMap, bound: Vec<Bound>, matches: &Matches, decided: Vec<Decided>) -> Result<ArchiveEdit> {
+pub fn apply(map: &DataMap, bound: Vec<Bound<'_>>, matches: &Matches, decided: Vec<Decided>) -> Result<ArchiveEdit> {
     let mut edit = ArchiveEdit::default();
     let order = children_first(map);
     let mut per_entry: HashMap<usize, Vec<(Found, Disposition)>> = HashMap::new();

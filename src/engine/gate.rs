@@ -73,7 +73,7 @@ pub fn pass(session: &Session, view: &View, listed: &Listed, bypass: Option<&Byp
     let people: Vec<Person<'_>> = tokens.iter().map(|t| Person::Tokens(t)).collect();
     let archive = view.open(&listed.head);
     let limits = Limits { overlay: session.config.memory as usize / 2 };
-    let mut bound = bind(&config.map, &archive, &view.marks, limits, &session.env)?;
+    let mut bound = bind(&config.map, view, &archive, limits, &session.env)?;
     let key = view.dataset.token_key();
     let mut wanted = Wanted::new(&config.map, key, &people)?;
     let mentions = super::propagate::token_mentions(&config.map, &view.dataset, &tokens);
@@ -84,7 +84,7 @@ pub fn pass(session: &Session, view: &View, listed: &Listed, bypass: Option<&Byp
         )));
     }
     let strategies: Vec<Strategies> =
-        requests.iter().map(|_| Ok(Strategies::new(Zeroizing::new(random_bytes(session.env.random.as_ref())?)))).collect::<Result<_>>()?;
+        requests.iter().map(|_| Ok(Strategies::new(Zeroizing::new(random_bytes(session.env.random.as_ref())?), view.dataset.pseudonym_key()))).collect::<Result<_>>()?;
     let decider = Decider {
         map: &config.map,
         key,

@@ -1,13 +1,15 @@
 //! Finding everything of a person in one archive: identities first, then references to a fixpoint, across entries and formats,
 //! then mentions in text, then paths.
 
-use super::archive::{MarksCache, OpenArchive};
+use super::archive::OpenArchive;
+use super::session::View;
 use super::wanted::{Wanted, Who};
 use crate::datamap::{Collection, DataMap};
 use crate::env::Env;
-use crate::format::registry::{self, Kind};
+use crate::format::registry::{self, Serves};
 use crate::format::records::RecordsEditor;
-use crate::format::sqlite::SqliteEditor;
+use crate::format::sqlite::editor::SqliteEditor;
+use crate::format::sqlite::overlay;
 use crate::format::{EntryEditor, Found, Mentions};
 use crate::repository::entry::{Entry, EntryKind};
 use crate::{Error, Result};
@@ -19,13 +21,13 @@ use std::sync::Arc;
 const MAX_RECORDS: usize = 2_000_000;
 
 /// A mapped entry with its editor.
-pub struct Bound {
+pub struct Bound<'k> {
     /// The entry.
     pub entry: Entry,
     /// Collections whose records it holds.
     pub collections: Vec<usize>,
     /// The editor, or why there is none.
-    pub editor: Result<Box<dyn EntryEditor>>,
+    pub editor: Result<Box<dyn EntryEditor + 'k>>,
     /// Name of the format.
     pub format: String,
 }
@@ -78,8 +80,8 @@ pub fn is_path_collection(collection: &Collection) -> bool {
 }
 
 /// Opens an editor for every entry that a collection names. Entries that no collection names are not even looked into.
-pub fn bind(map: &DataMap, archive: &OpenArchive, marks: &Arc<MarksCache>, limits: Limits, env: &Env) -> Result<Vec<Bound>> {
-    let mut bound: Vec<Bound> = Vec::new();
+pub fn bind<'k>(map: &DataMap, view: &'k View, archive: &OpenArchive, limits: Limits, env: &Env) -> Result<Vec<Bound<'k>>> {
+    let mut bound: Vec<Bound<'k>> = Vec::new();
     let mut by_path: HashMap<Vec<u8>, usize> = HashMap::new();
     let mut links: BTreeMap<Vec<u8>, Vec<usize>> = BTreeMap::new();
     let named = |path: &[u8]| -> Vec<usize> {
@@ -97,7 +99,7 @@ pub fn bind(map: &DataMap, archive: &OpenArchive, marks: &Arc<MarksCache>, limit
         match entry.kind {
             EntryKind::File => {
                 by_path.insert(entry.path.clone(), bound.len());
-                bound.push(open(map, archive, marks, limits, entry, collections)?);
+                bound.push(open(map, view, archive, limits, entry, collections)?);
             }
             EntryKind::Hardlink => {
                 if let Some(target) = &entry.link {
@@ -120,7 +122,7 @@ pub fn bind(map: &DataMap, archive: &OpenArchive, marks: &Arc<MarksCache>, limit
                 collections.extend(extra);
                 collections.sort_unstable();
                 collections.dedup();
-                let opened = open(map, archive, marks, limits, entry, collections)?;
+                let opened = open(map, view, archive, limits, entry, collections)?;
                 match by_path.get(&opened.entry.path) {
                     Some(i) => bound[*i] = opened,
                     None => bound.push(opened),
@@ -131,7 +133,7 @@ pub fn bind(map: &DataMap, archive: &OpenArchive, marks: &Arc<MarksCache>, limit
     Ok(bound)
 }
 
-fn open(map: &DataMap, archive: &OpenArchive, marks: &Arc<MarksCache>, limits: Limits, entry: Entry, collections: Vec<usize>) -> Result<Bound> {
+fn open<'k>(map: &DataMap, view: &'k View, archive: &OpenArchive, limits: Limits, entry: Entry, collections: Vec<usize>) -> Result<Bound<'k>> {
     let head = match &entry.mapped {
         Some(_) => Vec::new(),
         None => {
@@ -144,42 +146,45 @@ fn open(map: &DataMap, archive: &OpenArchive, marks: &Arc<MarksCache>, limits: L
         Err(e) => (Err(e), String::new()),
         Ok(kind) => {
             let name = kind.name().to_string();
-            (editor_for(map, archive, marks, limits, &entry, &collections, kind), name)
+            (editor_for(map, view, archive, limits, &entry, &collections, kind), name)
         }
     };
     Ok(Bound { entry, collections, editor, format })
 }
 
-fn editor_for(
+fn editor_for<'k>(
     map: &DataMap,
+    view: &'k View,
     archive: &OpenArchive,
-    marks: &Arc<MarksCache>,
     limits: Limits,
     entry: &Entry,
     collections: &[usize],
-    kind: Kind,
-) -> Result<Box<dyn EntryEditor>> {
+    kind: Serves,
+) -> Result<Box<dyn EntryEditor + 'k>> {
     if entry.segments.is_some() {
         return Err(Error::format(entry.display_path(), "was archived as a sparse file before the data map named it, and cannot be edited in place"));
     }
-    let content = Arc::new(archive.content(entry, marks)?);
+    let content = Arc::new(archive.content(entry, &view.marks)?);
     Ok(match kind {
-        Kind::Sqlite => Box::new(SqliteEditor::open(content, map, collections, limits.overlay)?),
-        Kind::Records(format) => Box::new(RecordsEditor::new(content, format, map, collections)?),
+        Serves::Sqlite => {
+            let limits = overlay::Limits { overlay: limits.overlay as u64, ..overlay::Limits::default() };
+            Box::new(SqliteEditor::open(content, view.dataset.token_key(), limits)?)
+        }
+        Serves::Records(format) => Box::new(RecordsEditor::new(content, format, &map.collections[collections[0]], view.dataset.token_key())?),
+        Serves::Path => return Err(Error::format(entry.display_path(), "is a record as a whole and has none inside")),
     })
 }
 
 /// The format that serves an entry: what it was cut as, else what its collections say, else its name and first bytes.
-pub fn kind_of(map: &DataMap, entry: &Entry, collections: &[usize], head: &[u8]) -> Result<Kind> {
+fn kind_of(map: &DataMap, entry: &Entry, collections: &[usize], head: &[u8]) -> Result<Serves> {
     if let Some(mapped) = &entry.mapped
         && let Some(kind) = registry::by_name(&mapped.format)
     {
         return Ok(kind);
     }
-    let mut chosen: Option<Kind> = None;
+    let mut chosen: Option<Serves> = None;
     for c in collections {
-        let kind = registry::detect(&map.collections[*c], &entry.path, head)
-            .ok_or_else(|| Error::format(entry.display_path(), "is of no format that can be edited; name one with `format:`"))?;
+        let kind = registry::serve(&map.collections[*c], &entry.path, head)?;
         match &chosen {
             Some(k) if k.name() != kind.name() => {
                 return Err(Error::format(entry.display_path(), format!("collections disagree about its format: {} and {}", k.name(), kind.name())));
@@ -194,7 +199,7 @@ pub fn kind_of(map: &DataMap, entry: &Entry, collections: &[usize], head: &[u8])
 pub fn find_all(
     map: &DataMap,
     archive: &OpenArchive,
-    bound: &mut [Bound],
+    bound: &mut [Bound<'_>],
     wanted: &mut Wanted<'_>,
     mentions: &[Option<Box<dyn Mentions>>],
     env: &Env,

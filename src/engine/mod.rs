@@ -13,7 +13,6 @@ pub mod identity;
 pub mod matching;
 pub mod nightly;
 pub mod propagate;
-pub mod reachable;
 pub mod request;
 pub mod reseal;
 pub mod restore;

@@ -144,7 +144,7 @@ pub fn add_identities(session: &Session, id: &str, text: &str) -> Result<()> {
         return Err(Error::Refused(format!("the request is {}; open a new one", request.stage(session.now()))));
     }
     let key = identities_key(&request.id);
-    let bytes = zeroize::Zeroizing::new(session.repo.get_sealed(IDENTITIES_PURPOSE, &key)?);
+    let bytes = session.repo.get_sealed(IDENTITIES_PURPOSE, &key)?.ok_or_else(|| Error::damaged(&key, "it is missing"))?;
     let mut sealed: SealedIdentities = ciborium::from_reader(bytes.as_slice()).map_err(|_| Error::damaged(&key, "its content is not what was sealed"))?;
     let mut kinds = BTreeMap::new();
     for name in request.datasets.keys() {

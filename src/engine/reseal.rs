@@ -4,13 +4,13 @@ use super::archive::OpenArchive;
 use super::edit::{ArchiveEdit, EditedPiece, edited_entries, edited_pieces};
 use crate::env::Env;
 use crate::repository::entry::{ChunkRef, Role};
-use crate::repository::{ChunkWriter, EntryListWriter, Head, Listed, TreeWriter};
+use crate::repository::{ChunkWriter, Dataset, EntryListWriter, Head, Listed, TreeWriter};
 use crate::{Error, Result};
 
 /// Writes the chunks of the next generation and returns its head. The head is not stored: that is the caller's next step, after
 /// [`ChunkWriter::finish`].
-pub fn reseal(archive: &OpenArchive, listed: &Listed, edit: &ArchiveEdit, writer: &ChunkWriter, epoch: u64, env: &Env) -> Result<Head> {
-    let mut list = EntryListWriter::new(writer);
+pub fn reseal(archive: &OpenArchive, listed: &Listed, edit: &ArchiveEdit, dataset: &Dataset, writer: &ChunkWriter, epoch: u64, env: &Env) -> Result<Head> {
+    let mut list = EntryListWriter::new(writer, dataset);
     let (mut count, mut bytes, mut stored) = (0u64, 0u64, 0u64);
     edited_entries(archive, edit, |mut entry, change| {
         env.stop.check("nothing was changed; run the same command again")?;

@@ -7,7 +7,7 @@ use super::gate::{Bypass, Outgoing, outgoing};
 use super::session::Session;
 use crate::repository::entry::{Entry, EntryKind};
 use crate::source::globs::PathGlobs;
-use crate::source::restore::{FileSink, Target};
+use crate::source::{FileSink, RestoreReport, Target, TargetOptions};
 use crate::{Error, Result};
 use crossbeam_channel::bounded;
 use std::collections::HashMap;
@@ -145,7 +145,7 @@ pub fn write(session: &Session, out: &Outgoing, to: &Path, options: &Options) ->
         })?;
         return none_is_an_error(report, &selection);
     }
-    let target = Target::open(to, options.overwrite)?;
+    let target = Target::open(to, TargetOptions { overwrite: options.overwrite, ..TargetOptions::default() })?;
     session.env.monitor.phase("restoring", Some(out.archive.head.source_bytes));
     let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16);
     let (jobs, queue) = bounded::<Job>(workers * 2);
@@ -195,7 +195,7 @@ pub fn write(session: &Session, out: &Outgoing, to: &Path, options: &Options) ->
                     }
                     Ok(())
                 }
-                _ => target.later(&entry),
+                _ => target.create(&entry),
             }
         });
         drop(jobs);
@@ -205,9 +205,23 @@ pub fn write(session: &Session, out: &Outgoing, to: &Path, options: &Options) ->
         return Err(e);
     }
     walked?;
-    report.notes = target.finish()?;
+    report.notes = notes_of(&target.finish()?);
     report.bytes = bytes.into_inner();
     none_is_an_error(report, &selection)
+}
+
+/// What a restore could not do, in words.
+fn notes_of(done: &RestoreReport) -> Vec<String> {
+    let mut notes: Vec<String> = done.problems.iter().map(ToString::to_string).collect();
+    let mut count = |n: u64, what: &str| {
+        if n > 0 {
+            notes.push(format!("{n} {what}"));
+        }
+    };
+    count(done.owners_refused, "entries keep another owner than the archive says (only root can set owners)");
+    count(done.set_ids_dropped, "entries lost their set-id bits with that");
+    count(done.attributes_refused, "extended attributes or times were not taken by the file system");
+    notes
 }
 
 fn none_is_an_error(report: Report, selection: &Selection) -> Result<Report> {

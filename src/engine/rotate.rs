@@ -5,8 +5,8 @@ use super::event::{Event, Verdict};
 use super::propagate::drop_dead;
 use super::session::Session;
 use crate::config;
-use crate::policy::retention::{Facts, Verdict as Fate, plan as retention_plan};
-use crate::repository::Listed;
+use crate::policy::retention::{Facts, Verdict as Fate, expires_at as retention_ends, plan as retention_plan};
+use crate::repository::{Heads, Listed};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 
@@ -34,14 +34,10 @@ pub struct Report {
     pub gone: Verdict,
 }
 
-/// What retention says about a dataset's archives now.
-pub fn plan(session: &Session, config: &config::Dataset) -> Result<Vec<Fated>> {
-    if session.repo.dataset(&config.name)?.is_none() {
-        return Ok(Vec::new());
-    }
+fn facts(session: &Session, config: &config::Dataset) -> Result<(Heads, Vec<Facts>)> {
     let state = session.state()?;
     let heads = session.heads(&config.name)?;
-    let facts: Vec<Facts> = heads
+    let facts = heads
         .latest
         .iter()
         .map(|l| Facts {
@@ -51,6 +47,15 @@ pub fn plan(session: &Session, config: &config::Dataset) -> Result<Vec<Fated>> {
             held: false,
         })
         .collect();
+    Ok((heads, facts))
+}
+
+/// What retention says about a dataset's archives now.
+pub fn plan(session: &Session, config: &config::Dataset) -> Result<Vec<Fated>> {
+    if session.repo.dataset(&config.name)?.is_none() {
+        return Ok(Vec::new());
+    }
+    let (heads, facts) = facts(session, config)?;
     let fates: BTreeMap<String, Fate> = retention_plan(&facts, &config.retention, session.now()).into_iter().collect();
     Ok(heads
         .latest
@@ -58,8 +63,8 @@ pub fn plan(session: &Session, config: &config::Dataset) -> Result<Vec<Fated>> {
         .map(|listed| {
             let fate = fates.get(&listed.head.archive.to_string());
             let (expires, reason) = match fate {
-                Some(Fate::Expire { reason }) => (true, reason.clone()),
-                Some(Fate::Keep { reasons }) => (false, reasons.join(", ")),
+                Some(Fate::Expire(reason)) => (true, reason.as_str().to_string()),
+                Some(Fate::Keep(reasons)) => (false, reasons.iter().map(|r| r.as_str()).collect::<Vec<_>>().join(", ")),
                 None => (false, "not judged".to_string()),
             };
             Fated { listed, expires, reason }
@@ -117,8 +122,9 @@ pub fn rotate(session: &Session, config: &config::Dataset, dry_run: bool) -> Res
     Ok(report)
 }
 
-/// Until when an archive can exist under the dataset's retention; `None` when no rule sets an end.
-pub fn expires_at(session: &Session, config: &config::Dataset, archive: &crate::repository::ArchiveId) -> Result<Option<jiff::Timestamp>> {
-    let Some(listed) = session.listed(&config.name, archive)? else { return Ok(None) };
-    Ok(crate::policy::retention::expires_at(listed.head.created_at, &config.retention))
+/// When each archive of a dataset will probably go, by archive; `None` when no rule sets an end.
+pub fn ends(session: &Session, config: &config::Dataset) -> Result<BTreeMap<crate::repository::ArchiveId, Option<jiff::Timestamp>>> {
+    let (heads, facts) = facts(session, config)?;
+    let ends = retention_ends(&facts, &config.retention, session.now());
+    Ok(heads.latest.iter().map(|l| l.head.archive).zip(ends).collect())
 }

@@ -7,6 +7,7 @@ use crate::catalog::Catalog;
 use crate::config::{self, Config};
 use crate::env::Env;
 use crate::repository::{ArchiveId, ChunkIndex, ChunkReader, Dataset, Head, Heads, Ledger, Listed, Repository};
+use crate::store::fault::Counting;
 use crate::{Error, Result};
 use jiff::Timestamp;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +24,8 @@ pub struct Session {
     pub actor: String,
     /// The local witness.
     pub catalog: Catalog,
+    /// Count what passes to and from the stores.
+    pub meters: Vec<Arc<Counting>>,
     ledger: Mutex<Ledger>,
 }
 
@@ -48,10 +51,10 @@ impl View {
 
 impl Session {
     /// Opens the ledger and compares the repository with what was seen before.
-    pub fn new(config: Config, repo: Arc<Repository>, catalog: Catalog, actor: String, env: Env) -> Result<Session> {
+    pub fn new(config: Config, repo: Arc<Repository>, catalog: Catalog, actor: String, env: Env, meters: Vec<Arc<Counting>>) -> Result<Session> {
         let ledger = Ledger::load(&repo)?;
         catalog.witness_ledger(&ledger)?;
-        Ok(Session { config, repo, env, actor, catalog, ledger: Mutex::new(ledger) })
+        Ok(Session { config, repo, env, actor, catalog, meters, ledger: Mutex::new(ledger) })
     }
 
     /// The ledger.
@@ -70,6 +73,11 @@ impl Session {
         let seq = ledger.append(&self.actor, event)?;
         self.catalog.witness_ledger(&ledger)?;
         Ok(seq)
+    }
+
+    /// Bytes read from and written to the stores so far.
+    pub fn traffic(&self) -> (u64, u64) {
+        self.meters.iter().map(|m| m.counts()).fold((0, 0), |(r, w), c| (r + c.bytes_read, w + c.bytes_written))
     }
 
     /// Now.
@@ -192,4 +200,9 @@ impl Session {
     pub fn listed(&self, dataset: &str, archive: &ArchiveId) -> Result<Option<Listed>> {
         Ok(self.heads(dataset)?.latest.into_iter().find(|l| l.head.archive == *archive))
     }
+}
+
+/// The archive that a head's key names.
+pub fn archive_of_key(key: &str) -> Option<ArchiveId> {
+    key.rsplit('/').next()?.split('.').next()?.parse().ok()
 }

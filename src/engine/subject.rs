@@ -41,10 +41,10 @@ fn searcher(config: &config::Dataset, subject: &Subject) -> Result<Option<Box<dy
     Ok(Some(Box::new(PlainMentions::new(values)?)))
 }
 
-fn search(session: &Session, config: &config::Dataset, view: &View, head: &Head, subject: &Subject) -> Result<(Vec<Bound>, Matches)> {
+fn search<'k>(session: &Session, config: &config::Dataset, view: &'k View, head: &Head, subject: &Subject) -> Result<(Vec<Bound<'k>>, Matches)> {
     let archive = view.open(head);
     let limits = Limits { overlay: session.config.memory as usize / 2 };
-    let mut bound = bind(&config.map, &archive, &view.marks, limits, &session.env)?;
+    let mut bound = bind(&config.map, view, &archive, limits, &session.env)?;
     let mut wanted = Wanted::new(&config.map, view.dataset.token_key(), &[Person::Plain(subject)])?;
     let matches = find_all(&config.map, &archive, &mut bound, &mut wanted, &[searcher(config, subject)?], &session.env)?;
     Ok((bound, matches))
@@ -107,7 +107,7 @@ pub fn count_by_tokens(session: &Session, config: &config::Dataset, view: &View,
     let limits = Limits { overlay: session.config.memory as usize / 2 };
     let mut out = Vec::new();
     for tokens in people {
-        let mut bound = bind(&config.map, &archive, &view.marks, limits, &session.env)?;
+        let mut bound = bind(&config.map, view, &archive, limits, &session.env)?;
         let mut wanted = Wanted::new(&config.map, view.dataset.token_key(), &[Person::Tokens(tokens)])?;
         let mentions = token_mentions(&config.map, &view.dataset, &[tokens]);
         let matches = find_all(&config.map, &archive, &mut bound, &mut wanted, &mentions, &session.env)?;

@@ -2,11 +2,10 @@
 //! a sample of the data chunks (or all of them) is read, opened and checked against its id.
 
 use super::event::{Event, Verdict};
-use super::reachable::Reachable;
-use super::session::Session;
+use super::session::{Session, archive_of_key};
 use crate::Result;
 use crate::repository::entry::{ChunkId, Role};
-use crate::repository::{ArchiveId, Listed};
+use crate::repository::{ArchiveId, Listed, Live};
 use std::collections::BTreeMap;
 
 /// What was found out about an archive.
@@ -34,7 +33,7 @@ pub fn verify(session: &Session, wanted: &[String], share: f64) -> Result<Vec<Ch
         for name in session.repo.datasets()? {
             let heads = session.heads(&name)?;
             for (key, e) in heads.damaged {
-                let archive = ArchiveId::from_key(&key);
+                let archive = archive_of_key(&key);
                 out.push(Checked { dataset: name.clone(), archive, verdict: Verdict::Failed, problems: vec![format!("{key}: {e}")], chunks_read: 0, bytes_read: 0 });
             }
             by_dataset.insert(name, heads.latest);
@@ -64,7 +63,7 @@ fn missing_heads(session: &Session, dataset: &str) -> Result<Vec<Checked>> {
         .latest
         .iter()
         .map(|l| l.head.archive.to_string())
-        .chain(heads.damaged.iter().filter_map(|(k, _)| ArchiveId::from_key(k)).map(|a| a.to_string()))
+        .chain(heads.damaged.iter().filter_map(|(k, _)| archive_of_key(k)).map(|a| a.to_string()))
         .collect();
     Ok(state
         .archives
@@ -88,7 +87,8 @@ fn dataset(session: &Session, name: &str, archives: Vec<Listed>, share: f64, sco
         let problems = view.index.damaged().iter().map(|(k, e)| format!("{k}: {e}")).collect();
         out.push(Checked { dataset: name.into(), archive: None, verdict: Verdict::Failed, problems, chunks_read: 0, bytes_read: 0 });
     }
-    let packs: BTreeMap<String, u64> = session.repo.list_packs(name)?.into_iter().collect();
+    let listing = session.repo.location().data.list(&format!("packs/{name}/"))?;
+    let packs: BTreeMap<String, u64> = listing.into_iter().filter_map(|o| Some((o.key.rsplit('/').next()?.to_string(), o.len))).collect();
     // A chunk shared by thirty archives is read once; what it turned out to be counts for all of them.
     let mut read: BTreeMap<(ChunkId, Role), Option<String>> = BTreeMap::new();
     session.env.monitor.phase(&format!("verifying {name}"), Some(archives.iter().map(|l| l.head.source_bytes).sum()));
@@ -96,9 +96,8 @@ fn dataset(session: &Session, name: &str, archives: Vec<Listed>, share: f64, sco
         session.env.stop.check("run the same command again")?;
         let mut checked =
             Checked { dataset: name.into(), archive: Some(listed.head.archive), verdict: Verdict::Pass, problems: Vec::new(), chunks_read: 0, bytes_read: 0 };
-        let archive = view.open(&listed.head);
-        let mut needed = Reachable::default();
-        match needed.add(&archive) {
+        let mut needed = Live::new();
+        match needed.add(&view.reader, &listed.head) {
             Err(e) => {
                 checked.verdict = Verdict::Failed;
                 checked.problems.push(e.to_string());
@@ -106,6 +105,7 @@ fn dataset(session: &Session, name: &str, archives: Vec<Listed>, share: f64, sco
             Ok(()) => {
                 let mut bad = 0u64;
                 for (id, role) in needed.iter() {
+                    let (id, role) = (&id, &role);
                     session.env.stop.check("run the same command again")?;
                     let problem = match view.index.get(id, *role) {
                         None => Some("a chunk that it needs has no key".to_string()),

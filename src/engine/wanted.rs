@@ -31,15 +31,21 @@ pub struct Wanted<'k> {
     probes: HashMap<(usize, usize), Set<'k>>,
     /// Placeholder values by identity kind.
     paths: HashMap<String, HashMap<Token, Who>>,
+    /// How values in paths are compared: as they are, folded, and as the map says.
+    path_ways: Vec<Normalize>,
 }
 
-/// How values in paths are compared: as they are, and folded.
+/// Addresses in paths are compared without regard to case, whatever the map says.
 const PATH_FOLDED: Normalize = Normalize { nfc: true, trim: true, lower: true, digits: false };
 
 impl<'k> Wanted<'k> {
     /// What these people's identities want of the map. Fails when a probe cannot be answered from tokens alone.
     pub fn new(map: &DataMap, key: &'k TokenKey, people: &[Person<'_>]) -> Result<Wanted<'k>> {
-        let mut wanted = Wanted { key, probes: HashMap::new(), paths: HashMap::new() };
+        let mut path_ways = vec![Normalize::default(), PATH_FOLDED];
+        path_ways.extend(map.collections.iter().flat_map(|c| c.placeholder_normalize.iter().copied()));
+        path_ways.sort_unstable();
+        path_ways.dedup();
+        let mut wanted = Wanted { key, probes: HashMap::new(), paths: HashMap::new(), path_ways };
         for (who, person) in people.iter().enumerate() {
             for (c, collection) in map.collections.iter().enumerate() {
                 for (p, probe) in collection.probes.iter().enumerate() {
@@ -91,6 +97,7 @@ impl<'k> Wanted<'k> {
     }
 
     fn feed_path(&mut self, kind: &str, person: &Person<'_>, who: usize) {
+        let path_ways = self.path_ways.clone();
         let set = self.paths.entry(kind.to_string()).or_default();
         let mut add = |token: Token| {
             set.entry(token).or_default().insert(who);
@@ -98,7 +105,7 @@ impl<'k> Wanted<'k> {
         match person {
             Person::Plain(subject) => {
                 for components in subject.identities.get(kind).into_iter().flatten() {
-                    for n in [Normalize::default(), PATH_FOLDED] {
+                    for n in path_ways.iter().copied() {
                         if let Some(values) = normalized(components, &vec![n; components.len()]) {
                             add(self.key.of_normalized(&values));
                         }
@@ -106,7 +113,7 @@ impl<'k> Wanted<'k> {
                 }
             }
             Person::Tokens(identities) => {
-                let ways = [Normalize::default().bits(), PATH_FOLDED.bits()];
+                let ways: Vec<u8> = path_ways.iter().map(|n| n.bits()).collect();
                 for t in identities.iter().filter(|i| i.kind == kind).flat_map(|i| &i.tokens) {
                     if t.normalize.len() == 1 && ways.contains(&t.normalize[0]) {
                         add(t.token);
@@ -204,7 +211,7 @@ impl<'k> Wanted<'k> {
                 if *from != found.collection {
                     continue;
                 }
-                for n in [Normalize::default(), PATH_FOLDED] {
+                for n in self.path_ways.clone() {
                     for values in combinations(found, std::slice::from_ref(field), &[n]) {
                         let token = self.key.of_normalized(&values);
                         let set = self.paths.entry(kind.clone()).or_default().entry(token).or_default();
@@ -223,7 +230,7 @@ impl<'k> Wanted<'k> {
         let mut who = Who::new();
         for (kind, value) in captures {
             let Some(set) = self.paths.get(kind) else { continue };
-            for n in [Normalize::default(), PATH_FOLDED] {
+            for n in self.path_ways.iter().copied() {
                 if let Some(values) = normalized(std::slice::from_ref(value), &[n]) {
                     who.extend(set.get(&self.key.of_normalized(&values)).into_iter().flatten());
                 }

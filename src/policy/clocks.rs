@@ -61,6 +61,16 @@ pub enum Mode {
     Replay,
 }
 
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Mode::Rewrite => "rewrite",
+            Mode::Expire => "expire",
+            Mode::Replay => "replay",
+        })
+    }
+}
+
 /// Why a person is erased; it decides which clock runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

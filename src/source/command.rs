@@ -1,7 +1,9 @@
 //! What a command prints as an entry: database dumps and the like, streamed, and believed only when the command says at its
 //! end that it succeeded. A dump that breaks off half-way looks like a shorter one; only the exit status tells.
 
+use super::meta::{Owners, bare_entry};
 use crate::error::{Error, Result};
+use crate::repository::entry::{Entry, EntryKind, Time};
 use rustix::process::{Pid, Signal};
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -182,6 +184,24 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
+/// The entry that a command's output or standard input is stored as, without size and content: a private file of the user
+/// who makes the backup. `name` is its path in the archive.
+pub fn stream_entry(name: &str, now: jiff::Timestamp) -> Entry {
+    let since = now.as_nanosecond();
+    let seconds = since.div_euclid(1_000_000_000);
+    let mut owners = Owners::default();
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    Entry {
+        mode: 0o600,
+        uid,
+        gid,
+        user: owners.user(uid),
+        group: owners.group(gid),
+        mtime: Time(i64::try_from(seconds).unwrap_or(0), u32::try_from(since.rem_euclid(1_000_000_000)).unwrap_or(0)),
+        ..bare_entry(name.as_bytes().to_vec(), EntryKind::File)
+    }
+}
+
 /// Standard input as a source. Fails with `Usage` when that is a terminal, where nobody has said anything yet.
 pub fn standard_input() -> Result<Box<dyn Read + Send>> {
     let input = io::stdin();
@@ -233,6 +253,12 @@ mod tests {
         let missing = CommandLine::Argv(vec!["no-such-program-at-all".into()]);
         assert!(matches!(CommandStream::spawn("x", &missing, None), Err(Error::Source { .. })));
         assert!(matches!(CommandStream::spawn("x", &CommandLine::Argv(vec![]), None), Err(Error::Usage(_))));
+    }
+
+    #[test]
+    fn a_stream_is_stored_as_a_private_file_of_its_time() {
+        let entry = stream_entry("dump.sql", jiff::Timestamp::new(-1, -500_000_000).unwrap());
+        assert_eq!((entry.mode, entry.mtime, &*entry.path), (0o600, Time(-2, 500_000_000), &b"dump.sql"[..]));
     }
 
     #[test]

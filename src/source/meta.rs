@@ -77,16 +77,17 @@ pub fn names(stat: &Stat) -> u64 {
     stat.st_nlink.into()
 }
 
-/// The entry that `stat` describes, without link, attributes and content.
-pub fn entry(path: Vec<u8>, kind: EntryKind, stat: &Stat, owners: &mut Owners) -> Entry {
-    let mut entry = Entry {
+/// An entry of nobody's with nothing set but path and kind: what a command's output or standard input becomes, once it has
+/// an owner, a mode and a time.
+pub fn bare_entry(path: Vec<u8>, kind: EntryKind) -> Entry {
+    Entry {
         path,
         kind,
         mode: 0,
         uid: 0,
         gid: 0,
-        user: owners.user(stat.st_uid),
-        group: owners.group(stat.st_gid),
+        user: String::new(),
+        group: String::new(),
         mtime: Time::default(),
         size: 0,
         link: None,
@@ -97,7 +98,13 @@ pub fn entry(path: Vec<u8>, kind: EntryKind, stat: &Stat, owners: &mut Owners) -
         mapped: None,
         seen: None,
         edited: false,
-    };
+    }
+}
+
+/// The entry that `stat` describes, without link, attributes and content.
+pub fn entry(path: Vec<u8>, kind: EntryKind, stat: &Stat, owners: &mut Owners) -> Entry {
+    let mut entry = bare_entry(path, kind);
+    (entry.user, entry.group) = (owners.user(stat.st_uid), owners.group(stat.st_gid));
     refresh(&mut entry, stat);
     entry
 }

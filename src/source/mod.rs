@@ -17,9 +17,9 @@ mod roundtrip;
 #[cfg(test)]
 mod testing;
 
-pub use command::{CommandLine, CommandStream, standard_input};
+pub use command::{CommandLine, CommandStream, standard_input, stream_entry};
 pub use file::{SourceFile, is_sqlite, segments};
 pub use globs::PathGlobs;
 pub use restore::{FileSink, RestoreReport, Target, TargetOptions};
 pub use tarstream::TarWriter;
-pub use walk::{Problem, Severity, Walk, WalkItem, WalkOptions, Walked};
+pub use walk::{Problem, Severity, Walk, WalkItem, WalkOptions, Walked, path_order};

@@ -1,19 +1,20 @@
 //! One entry after the other: what the source has, cut by the format that the data map says, or as plain bytes.
 
 use super::parent::{Parent, ParentArchive};
-use super::pipeline::{MarkJob, Pipeline, Ticket};
+use super::pipeline::{Coverage, MarkJob, Pipeline, Ticket};
 use super::{EntryCounts, source_error};
 use crate::config::{self, Source};
+use crate::datamap::EntryPattern;
 use crate::engine::matching::is_path_collection;
 use crate::engine::session::Session;
-use crate::format::cutter::{CutSizes, Gear, RawCutter, RecordPieces};
-use crate::format::records::Coverage;
-use crate::format::registry::{self, Kind};
+use crate::format::cutter::{CutSizes, Gear, MAX_RECORD, RawCutter, RecordPieces};
+use crate::format::registry::{self, Serves};
 use crate::format::{RecordFormat, sqlite};
 use crate::repository::TreeWriter;
 use crate::repository::entry::{ChunkId, ChunkRef, Entry, EntryKind, Mapped, Time};
-use crate::source::command::{CommandStream, standard_input};
+use crate::source::command::{CommandLine, CommandStream, standard_input};
 use crate::source::file::{SourceFile, is_sqlite};
+use crate::source::PathGlobs;
 use crate::source::walk::{Problem, Severity, Walk, WalkItem, WalkOptions, Walked};
 use crate::{Error, Result};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -26,8 +27,6 @@ use std::sync::Arc;
 const IN_FLIGHT: usize = 24;
 /// Bytes at an entry's start by which its format is told.
 const HEAD: usize = 65536;
-/// Longest record of a record format, in bytes.
-const MAX_RECORD: usize = 64 << 20;
 
 /// What a run adds up to.
 #[derive(Default)]
@@ -108,21 +107,23 @@ impl<'a> Run<'a> {
         match &self.config.source {
             Source::Paths { roots, include, exclude, exclude_caches, one_file_system } => {
                 let options = WalkOptions {
-                    include: include.clone(),
-                    exclude: exclude.clone(),
+                    include: globs(include)?,
+                    exclude: globs(exclude)?,
                     exclude_caches: *exclude_caches,
                     one_file_system: *one_file_system,
                     skip_repository: self.session.config.own_folders(),
                 };
-                self.paths(roots, options, emit)
+                let roots: Vec<(Vec<u8>, PathBuf)> = roots.iter().map(|r| (r.stored.clone().into_bytes(), r.path.clone())).collect();
+                self.paths(&roots, options, emit)
             }
             Source::Sqlite { path, entry } => {
                 let entry = self.stream_entry(entry, Some(path))?;
                 let made = self.database(entry, path, None)?;
                 self.emit(made, emit)
             }
-            Source::Command { line, entry } => {
-                let mut stream = CommandStream::spawn(&self.config.name, line, self.session.config.folder())?;
+            Source::Command { argv, entry } => {
+                let line = CommandLine::Argv(argv.iter().map(Into::into).collect());
+                let mut stream = CommandStream::spawn(&self.config.name, &line, self.session.config.folder())?;
                 let made = self.stream(entry, &mut stream)?;
                 // Only a command that says it succeeded makes an archive.
                 stream.finish()?;
@@ -155,12 +156,12 @@ impl<'a> Run<'a> {
         self.totals.problems.push((problem.severity, problem.to_string()));
     }
 
-    fn paths(&mut self, roots: &[PathBuf], options: WalkOptions, emit: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()> {
+    fn paths(&mut self, roots: &[(Vec<u8>, PathBuf)], options: WalkOptions, emit: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()> {
         self.session.env.monitor.phase(&format!("backing up {}", self.config.name), None);
         // The archive of the parent outlives the run's borrow of it.
         let archive = std::mem::replace(&mut self.parent, ParentArchive::none());
         let mut parent = archive.read();
-        for walked in Walk::new(roots, options)? {
+        for walked in Walk::of_roots(roots, options)? {
             self.session.env.stop.check("no archive was made; run the same command again")?;
             match walked {
                 Walked::Problem(p) => self.problem(p),
@@ -253,7 +254,7 @@ impl<'a> Run<'a> {
         let format = self.record_format(&entry, &collections, Some(&file))?;
         let writer = self.pipeline.writer();
         let mut assembly = Assembly::new(self.pipeline, writer, known);
-        if let Some(format) = &format {
+        if let Some(format) = format {
             let coverage = Arc::new(Coverage::new(&self.config.map, &collections));
             match self.records(&entry, format, &coverage, &collections, &mut file, &mut assembly) {
                 Ok(()) => {
@@ -299,7 +300,7 @@ impl<'a> Run<'a> {
         Ok(Some(entry))
     }
 
-    fn record_format(&self, entry: &Entry, collections: &[usize], file: Option<&SourceFile>) -> Result<Option<Arc<dyn RecordFormat>>> {
+    fn record_format(&self, entry: &Entry, collections: &[usize], file: Option<&SourceFile>) -> Result<Option<&'static dyn RecordFormat>> {
         if collections.is_empty() {
             return Ok(None);
         }
@@ -312,9 +313,9 @@ impl<'a> Run<'a> {
         self.record_format_of(entry, collections, &head)
     }
 
-    fn record_format_of(&self, entry: &Entry, collections: &[usize], head: &[u8]) -> Result<Option<Arc<dyn RecordFormat>>> {
+    fn record_format_of(&self, entry: &Entry, collections: &[usize], head: &[u8]) -> Result<Option<&'static dyn RecordFormat>> {
         for c in collections {
-            if let Some(Kind::Records(format)) = registry::detect(&self.config.map.collections[*c], &entry.path, head) {
+            if let Ok(Serves::Records(format)) = registry::serve(&self.config.map.collections[*c], &entry.path, head) {
                 return Ok(Some(format));
             }
         }
@@ -322,8 +323,8 @@ impl<'a> Run<'a> {
     }
 
     fn raw(&self, entry: &Entry, from: &mut dyn Read, assembly: &mut Assembly<'_, '_>) -> Result<()> {
-        let mut cutter = RawCutter::new(from, &self.raw_gear, CutSizes::raw());
-        while let Some(bytes) = cutter.next_piece().map_err(|e| source_error(entry.display_path(), e))? {
+        for bytes in RawCutter::new(from, entry.display_path(), &self.raw_gear, CutSizes::bytes()) {
+            let bytes = bytes?;
             self.session.env.stop.check("no archive was made; run the same command again")?;
             self.session.env.monitor.advance(bytes.len() as u64);
             assembly.piece(bytes, || Ok(MarkJob::None))?;
@@ -334,18 +335,18 @@ impl<'a> Run<'a> {
     fn records(
         &self,
         entry: &Entry,
-        format: &Arc<dyn RecordFormat>,
+        format: &'static dyn RecordFormat,
         coverage: &Arc<Coverage>,
         collections: &[usize],
         from: &mut dyn Read,
         assembly: &mut Assembly<'_, '_>,
     ) -> Result<()> {
         let collection = &self.config.map.collections[collections[0]];
-        let mut pieces = RecordPieces::new(from, format.as_ref(), collection, &self.raw_gear, CutSizes::records(), MAX_RECORD, entry.display_path())?;
-        while let Some(piece) = pieces.next_piece()? {
+        for piece in RecordPieces::open(format, collection, from, entry.display_path(), &self.raw_gear, CutSizes::records(), MAX_RECORD)? {
+            let piece = piece?;
             self.session.env.stop.check("no archive was made; run the same command again")?;
             self.session.env.monitor.advance(piece.bytes.len() as u64);
-            let (format, coverage) = (format.clone(), coverage.clone());
+            let coverage = coverage.clone();
             assembly.piece(piece.bytes, move || Ok(MarkJob::Records { format, context: piece.context, coverage }))?;
         }
         Ok(())
@@ -366,13 +367,13 @@ impl<'a> Run<'a> {
                 (collections, known)
             }
         };
-        let snapshot = sqlite::Snapshot::open(path)?;
+        let snapshot = sqlite::snapshot::Snapshot::open(path)?;
         let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known);
         let session = self.session;
-        let report = sqlite::cut(&snapshot, &entry.display_path(), &self.config.map, &collections, self.pipeline.token_key(), &mut |run, marks| {
+        let report = sqlite::marks::cut(&snapshot, &self.config.map, &collections, self.pipeline.token_key(), &mut |run, marks| {
             session.env.stop.check("no archive was made; run the same command again")?;
             session.env.monitor.advance(run.len() as u64);
-            assembly.piece(run, || Ok(MarkJob::Ready(marks()?)))
+            assembly.piece(run.to_vec(), || Ok(MarkJob::Ready(marks()?)))
         })?;
         let (tree, read) = assembly.finish()?;
         self.totals.read_bytes += read;
@@ -409,7 +410,7 @@ impl<'a> Run<'a> {
         match format {
             Some(format) => {
                 let coverage = Arc::new(Coverage::new(&self.config.map, &collections));
-                self.records(&entry, &format, &coverage, &collections, &mut whole, &mut assembly)?;
+                self.records(&entry, format, &coverage, &collections, &mut whole, &mut assembly)?;
                 entry.mapped = Some(Mapped { format: format.name().into(), covers: coverage.keys(), scrubbed: false });
             }
             None => self.raw(&entry, &mut whole, &mut assembly)?,
@@ -452,6 +453,10 @@ impl<'a> Run<'a> {
         }
         Ok(entry)
     }
+}
+
+fn globs(patterns: &[EntryPattern]) -> Result<PathGlobs> {
+    PathGlobs::new(&patterns.iter().map(|p| p.source.as_str()).collect::<Vec<_>>())
 }
 
 /// A database's file may look untouched while its write-ahead log or journal holds changes.

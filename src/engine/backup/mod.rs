@@ -81,8 +81,8 @@ pub fn backup(session: &Session, config: &config::Dataset, tag: Option<String>) 
         session.env.monitor.warn("an archive of this dataset is dated in the future; check the clock");
     }
     let parent = Parent::new(latest.map(|l| view.open(&l.head)), &config.map_digest)?;
-    let writer =
-        ChunkWriter::new(&session.repo, &view.dataset, view.index.clone(), WriteOptions { level: session.config.compression_level, ..WriteOptions::default() })?;
+    let options = WriteOptions { level: session.config.compression_level, ..WriteOptions::default() };
+    let writer = ChunkWriter::new(&session.repo, &view.dataset, view.index.clone(), options);
     let state = session.state()?;
     let erased = erased_people(&state, &config.name, session.now());
     let shared = Shared {
@@ -91,11 +91,10 @@ pub fn backup(session: &Session, config: &config::Dataset, tag: Option<String>) 
         erased: Erased::new(erased.iter().map(|(_, t)| *t)),
         met: Mutex::new(HashSet::new()),
         stored: AtomicU64::new(0),
-        stop: session.env.stop.clone(),
     };
     let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 16);
     let made = with_workers(&shared, workers, |pipeline| {
-        let mut list = EntryListWriter::new(&writer);
+        let mut list = EntryListWriter::new(&writer, &view.dataset);
         let mut run = entries::Run::new(session, config, pipeline, parent, view.dataset.gear_seed());
         run.all(&mut |entry| list.push(&entry))?;
         Ok((list.finish()?, run.finish()))
@@ -106,7 +105,7 @@ pub fn backup(session: &Session, config: &config::Dataset, tag: Option<String>) 
     lease.check()?;
     let met: Vec<usize> = shared.met.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter().copied().collect();
     let head = Head {
-        archive: ArchiveId::new(crate::env::random_bytes(session.env.random.as_ref())?),
+        archive: ArchiveId::random(session.env.random.as_ref())?,
         dataset: config.name.clone(),
         generation: 1,
         created_at: frame.created_at,

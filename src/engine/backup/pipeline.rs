@@ -2,10 +2,9 @@
 //! is cut (it decides whether there is any work at all), compressing, sealing and token making on the workers. What is in flight is bounded.
 
 use crate::Result;
-use crate::datamap::TokenKey;
+use crate::datamap::{DataMap, Normalize, TokenKey};
 use crate::engine::event::IdentityTokens;
-use crate::env::Stop;
-use crate::format::records::Coverage;
+use crate::format::records::{coverage, marks_for};
 use crate::format::{Marks, RecordFormat};
 use crate::repository::entry::{ChunkId, ChunkRef, Role};
 use crate::repository::{ChunkWriter, Dataset};
@@ -24,12 +23,33 @@ pub enum MarkJob {
     /// Read from the piece's records.
     Records {
         /// The format.
-        format: Arc<dyn RecordFormat>,
+        format: &'static dyn RecordFormat,
         /// The piece's context.
         context: Vec<u8>,
         /// What to read.
         coverage: Arc<Coverage>,
     },
+}
+
+/// What the identity blocks of an entry of records hold, and what making them saw.
+pub struct Coverage {
+    keys: Vec<String>,
+    probes: Vec<Vec<(String, Normalize)>>,
+    /// Records that are not of the format: kept, and found by nobody.
+    pub malformed: AtomicU64,
+}
+
+impl Coverage {
+    /// For an entry that holds records of these collections.
+    pub fn new(map: &DataMap, collections: &[usize]) -> Coverage {
+        let (keys, probes) = coverage(map, collections).into_iter().map(|(key, _, fields)| (key, fields)).unzip();
+        Coverage { keys, probes, malformed: AtomicU64::new(0) }
+    }
+
+    /// For [`crate::repository::entry::Mapped::covers`].
+    pub fn keys(&self) -> Vec<String> {
+        self.keys.clone()
+    }
 }
 
 /// A piece on its way.
@@ -99,8 +119,6 @@ pub struct Shared<'a> {
     pub met: std::sync::Mutex<HashSet<usize>>,
     /// Bytes stored for new chunks.
     pub stored: AtomicU64,
-    /// The wish to stop.
-    pub stop: Stop,
 }
 
 impl Shared<'_> {
@@ -109,13 +127,19 @@ impl Shared<'_> {
         let _ = job.reply.send(result);
     }
 
+    fn records(&self, format: &dyn RecordFormat, context: &[u8], bytes: &[u8], coverage: &Coverage) -> Result<Marks> {
+        let (marks, scanned) = marks_for(format, context, bytes, &coverage.probes, self.dataset.token_key())?;
+        coverage.malformed.fetch_add(u64::from(scanned.malformed), Ordering::Relaxed);
+        Ok(marks)
+    }
+
     fn store(&self, id: ChunkId, bytes: &[u8], marks: MarkJob) -> Result<ChunkRef> {
         let data = self.writer.add_hashed(Role::Data, id, bytes)?;
         self.stored.fetch_add(data.stored, Ordering::Relaxed);
         let marks = match marks {
             MarkJob::None => None,
             MarkJob::Ready(marks) => marks,
-            MarkJob::Records { format, context, coverage } => Some(coverage.marks(format.as_ref(), &context, bytes, self.dataset.token_key())?),
+            MarkJob::Records { format, context, coverage } => Some(self.records(format, &context, bytes, &coverage)?),
         };
         let marks = match marks {
             None => None,
@@ -160,6 +184,11 @@ impl Pipeline<'_> {
     /// The dataset's id of these bytes.
     pub fn id(&self, bytes: &[u8]) -> ChunkId {
         self.shared.dataset.chunk_id(bytes)
+    }
+
+    /// Stores chunks.
+    pub fn writer(&self) -> &ChunkWriter {
+        self.shared.writer
     }
 
     /// Makes tokens.

@@ -14,7 +14,7 @@ use crate::engine::archive::OpenArchive;
 use crate::engine::edit::{ArchiveEdit, EditedPiece, edited_entries, edited_pieces};
 use crate::engine::event::Verdict;
 use crate::engine::session::{Session, View};
-use crate::format::variants::VariantSearch;
+use crate::format::variants::{Limits, VariantSearch};
 use crate::format::{Disposition, Found, NewValue};
 use crate::repository::entry::{ChunkId, Entry, Role};
 use crate::{Error, Result};
@@ -123,7 +123,7 @@ pub fn absence(
     checked.problems.dedup();
     let raw = people.raw_values();
     let values: Vec<String> = raw.iter().map(|(_, v)| v.clone()).collect();
-    let searcher = VariantSearch::new(&values);
+    let searcher = VariantSearch::new(&values)?;
     if !searcher.too_short().is_empty() {
         checked.notes.push(format!("{} identity value(s) are too short to search bytes for; their absence is checked record by record", searcher.too_short().len()));
     }
@@ -133,8 +133,12 @@ pub fn absence(
     for (path, id) in chosen {
         session.env.stop.check("nothing was removed yet; run the same command again")?;
         let bytes = view.reader.read(&id, Role::Data)?;
-        for hit in searcher.search_all(&bytes) {
-            if !allowed.contains(&(path.clone(), hit.value_index)) {
+        let nested = searcher.search_nested(&bytes, Limits::default());
+        if nested.incomplete {
+            checked.notes.push(format!("{path}: packed members were too deep or too large to be searched to the end"));
+        }
+        for hit in searcher.search(&bytes).into_iter().chain(nested.hits.into_iter().map(|n| n.hit)) {
+            if !hit.inside_word && !allowed.contains(&(path.clone(), hit.value_index)) {
                 *hits.entry((path.clone(), hit.variant)).or_default() += 1;
             }
         }
@@ -233,5 +237,5 @@ fn chunks_to_search(archive: &OpenArchive, before: Option<&OpenArchive>, scope: 
 
 /// Searches bytes for plain values; for other parts of the product (drills, the residue test).
 pub fn absence_in(bytes: &[u8], values: &[String]) -> bool {
-    VariantSearch::new(values).search_all(bytes).is_empty()
+    VariantSearch::new(values).is_ok_and(|s| !s.found_in(bytes) && s.search_nested(bytes, Limits::default()).hits.is_empty())
 }

@@ -1,19 +1,17 @@
 //! Carrying a plan out, in the order that keeps everything safe. See the module's head for the order.
 
 use super::check::{absence, no_collateral};
-use super::people::{IDENTITIES_PURPOSE, identities_key};
+use super::people::identities_key;
 use super::plan::{is_processed, search};
 use super::{Options, People, Plan, Report, Scope, request_people};
 use crate::config;
-use crate::engine::archive::OpenArchive;
 use crate::engine::edit::{ArchiveEdit, Tally, apply, tally};
 use crate::engine::event::{ArchiveOutcome, Event, Verdict};
-use crate::engine::reachable::Reachable;
 use crate::engine::reseal::reseal;
-use crate::engine::session::{Session, View};
+use crate::engine::session::{Session, View, archive_of_key};
 use crate::engine::state::Request;
-use crate::repository::entry::ChunkId;
-use crate::repository::{ChunkReader, ChunkWriter, Head, Listed, SweepOptions, WriteOptions, drop_chunks};
+use crate::repository::entry::{ChunkId, Role};
+use crate::repository::{ArchiveId, ChunkReader, ChunkWriter, Head, Listed, ChunkIndex, DropOptions, Live, WriteOptions, drop_chunks};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -32,7 +30,7 @@ pub fn execute(session: &Session, plan: &Plan, options: &Options) -> Result<Repo
     if plan.requests.is_empty() {
         return Ok(report);
     }
-    let traffic = session.repo.traffic();
+    let traffic = session.traffic();
     let mut leases = Vec::new();
     for d in &plan.datasets {
         leases.push(session.repo.lease(&d.dataset, crate::engine::LEASE_TTL)?);
@@ -87,8 +85,8 @@ pub fn execute(session: &Session, plan: &Plan, options: &Options) -> Result<Repo
     for id in &report.done {
         session.repo.delete_sealed(&identities_key(id))?;
     }
-    let now = session.repo.traffic();
-    (report.bytes_read, report.bytes_written) = (now.read - traffic.read, now.written - traffic.written);
+    let now = session.traffic();
+    (report.bytes_read, report.bytes_written) = (now.0 - traffic.0, now.1 - traffic.1);
     Ok(report)
 }
 
@@ -133,12 +131,8 @@ fn run_dataset(
         }
         return Ok(());
     }
-    let writer = ChunkWriter::new(
-        &session.repo,
-        &view.dataset,
-        view.index.clone(),
-        WriteOptions { level: session.config.compression_level, ..WriteOptions::default() },
-    )?;
+    let options = WriteOptions { level: session.config.compression_level, ..WriteOptions::default() };
+    let writer = ChunkWriter::new(&session.repo, &view.dataset, view.index.clone(), options);
     session.env.monitor.phase(&format!("erasing from {}", config.name), Some(heads.latest.len() as u64));
     let mut works = Vec::new();
     for listed in heads.latest {
@@ -196,7 +190,7 @@ fn prepare(
             work.outcome.requests = named_counts(config, requests, &counts);
             work.outcome.notes.extend(edit.notes.iter().cloned());
             if !edit.is_empty() {
-                work.new = Some(reseal(&archive, &work.old, &edit, writer, epoch, &session.env)?);
+                work.new = Some(reseal(&archive, &work.old, &edit, &view.dataset, writer, epoch, &session.env)?);
             }
             work.edit = edit;
         }
@@ -308,19 +302,38 @@ pub fn drop_dead(session: &Session, dataset: &str, removed: &[Listed], report: &
         }
         return Ok(Verdict::Unknown);
     }
-    let needed = Reachable::of(&view, heads.latest.iter().chain(&heads.older))?;
-    let dead = view.index.ids_where(&|id, role| !needed.contains(id, role));
-    let dropped = drop_chunks(&session.repo, &view.dataset, &|id, role| needed.contains(id, role), SweepOptions::default())?;
+    let mut needed = Live::new();
+    for listed in heads.latest.iter().chain(&heads.older) {
+        // Whatever cannot be read may need anything: then nothing is dropped.
+        needed.add(&view.reader, &listed.head)?;
+    }
+    let dead = dead_chunks(&view.index, &needed);
+    let dropped = drop_chunks(&session.repo, &view.dataset, &|id, role| needed.contains(id, role), DropOptions::default())?;
     report.dropped.0 += dropped.chunks;
     report.dropped.1 += dropped.bytes;
+    for (key, e) in dropped.damaged.iter().chain(&dropped.left) {
+        session.env.monitor.warn(&format!("{key}: {e}"));
+    }
+    // Keys that cannot be read may be keys of what was dropped; bytes that are left are ciphertext without a key.
+    if !dropped.damaged.is_empty() {
+        return Ok(Verdict::Unknown);
+    }
     let fresh = session.repo.index(&view.dataset)?;
     if !fresh.damaged().is_empty() {
         return Ok(Verdict::Unknown);
     }
     let keys_left = dead.iter().any(|(id, role)| fresh.contains(id, *role));
-    let stored: BTreeSet<String> = session.repo.list_versions(&format!("archives/{dataset}/"))?.into_iter().map(|o| o.key).collect();
+    let store = &session.repo.location().data;
+    let stored: BTreeSet<String> = store.list_versions(&format!("archives/{dataset}/"))?.into_iter().map(|o| o.key).collect();
     let heads_left = removed.iter().any(|l| stored.contains(&l.key));
-    Ok(if keys_left || heads_left { Verdict::Failed } else { Verdict::Pass })
+    let packs: BTreeSet<String> = store.list_versions(&format!("packs/{dataset}/"))?.into_iter().filter_map(|o| o.key.rsplit('/').next().map(str::to_string)).collect();
+    let known: BTreeSet<String> = fresh.packs().iter().map(|p| p.id.to_string()).collect();
+    let packs_left = packs.difference(&known).next().is_some();
+    Ok(if keys_left || heads_left || packs_left { Verdict::Failed } else if dropped.left.is_empty() { Verdict::Pass } else { Verdict::Unknown })
+}
+
+fn dead_chunks(index: &ChunkIndex, needed: &Live) -> Vec<(ChunkId, Role)> {
+    index.iter().filter(|(id, role)| !needed.contains(id, *role)).collect()
 }
 
 fn named_counts(config: &config::Dataset, requests: &[&Request], counts: &Tally) -> BTreeMap<String, BTreeMap<String, crate::engine::event::Counts>> {
@@ -354,7 +367,7 @@ fn outcome_of(config: &config::Dataset, listed: &Listed, mode: &str) -> ArchiveO
 fn unreadable(config: &config::Dataset, key: &str, error: &Error) -> ArchiveOutcome {
     ArchiveOutcome {
         dataset: config.name.clone(),
-        archive: crate::repository::ArchiveId::from_key(key).unwrap_or_default(),
+        archive: archive_of_key(key).unwrap_or(ArchiveId([0; 16])),
         created_at: jiff::Timestamp::UNIX_EPOCH,
         before: (0, String::new()),
         after: (0, String::new()),

@@ -1,7 +1,7 @@
 //! The people of a run: their identities (sealed until every copy is processed), their random values, and the searchers of text.
 
-use crate::datamap::DataMap;
 use crate::datamap::strategy::Strategies;
+use crate::datamap::{DataMap, Normalize, Token, TokenKey, Tokens};
 use crate::engine::event::IdentityTokens;
 use crate::engine::identity::{SealedIdentities, Subject};
 use crate::engine::session::Session;
@@ -10,6 +10,8 @@ use crate::format::Mentions;
 use crate::format::mentions::{PlainMentions, TokenMentions};
 use crate::repository::Dataset;
 use crate::{Error, Result};
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// Where a request's sealed identities are.
@@ -18,7 +20,7 @@ pub fn identities_key(request: &str) -> String {
 }
 
 /// The purpose bound into their seal.
-pub const IDENTITIES_PURPOSE: &str = "request identities";
+pub const IDENTITIES_PURPOSE: &str = "request";
 
 /// The people of a run, in the order of its requests.
 pub struct People {
@@ -31,7 +33,8 @@ pub fn request_people(session: &Session, requests: &[&Request]) -> Result<People
     let identities = requests
         .iter()
         .map(|r| {
-            let bytes = session.repo.get_sealed(IDENTITIES_PURPOSE, &identities_key(&r.id))?;
+            let key = identities_key(&r.id);
+            let bytes = session.repo.get_sealed(IDENTITIES_PURPOSE, &key)?.ok_or_else(|| Error::damaged(&key, "it is missing, so nobody can be searched for"))?;
             ciborium::from_reader(bytes.as_slice()).map_err(|_| Error::damaged(identities_key(&r.id), "its content is not what was sealed"))
         })
         .collect::<Result<_>>()?;
@@ -45,12 +48,12 @@ impl People {
     }
 
     /// One maker of new values per request.
-    pub fn strategies(&self) -> Result<Vec<Strategies>> {
+    pub fn strategies(&self, dataset: &Dataset) -> Result<Vec<Strategies>> {
         self.identities
             .iter()
             .map(|i| {
                 let seed: [u8; 32] = i.seed.as_slice().try_into().map_err(|_| Error::damaged("request identities", "no seed"))?;
-                Ok(Strategies::new(Zeroizing::new(seed)))
+                Ok(Strategies::new(Zeroizing::new(seed), dataset.pseudonym_key()))
             })
             .collect()
     }
@@ -90,8 +93,40 @@ impl People {
     }
 }
 
+/// A person's tokens, owned, for searching text in the restore gate.
+struct OwnedTokens {
+    dataset: Arc<Dataset>,
+    full: HashSet<Token>,
+    normalize: Vec<Normalize>,
+    words: usize,
+}
+
+impl Tokens for OwnedTokens {
+    fn key(&self) -> &TokenKey {
+        self.dataset.token_key()
+    }
+    fn contains(&self, token: &Token) -> bool {
+        self.full.contains(token)
+    }
+    fn contains_short(&self, short: u64) -> bool {
+        self.full.iter().any(|t| t.short() == short)
+    }
+    fn plaintext(&self) -> Option<Vec<Vec<String>>> {
+        None
+    }
+    fn is_empty(&self) -> bool {
+        self.full.is_empty()
+    }
+}
+
+impl Mentions for OwnedTokens {
+    fn spans(&self, text: &str) -> Vec<std::ops::Range<usize>> {
+        TokenMentions::new(self, self.normalize.clone(), self.words).spans(text)
+    }
+}
+
 /// One searcher of text per person, from tokens alone.
-pub fn token_mentions(map: &DataMap, dataset: &std::sync::Arc<Dataset>, people: &[&[IdentityTokens]]) -> Vec<Option<Box<dyn Mentions>>> {
+pub fn token_mentions(map: &DataMap, dataset: &Arc<Dataset>, people: &[&[IdentityTokens]]) -> Vec<Option<Box<dyn Mentions>>> {
     let searched = map.collections.iter().any(|c| c.fields.values().any(|f| f.scan));
     people
         .iter()
@@ -99,11 +134,14 @@ pub fn token_mentions(map: &DataMap, dataset: &std::sync::Arc<Dataset>, people: 
             if !searched {
                 return None;
             }
-            let tokens: Vec<_> = identities
-                .iter()
-                .flat_map(|i| i.tokens.iter().filter(|t| t.normalize.len() == 1).map(|t| (t.normalize[0], t.token, i.words)))
-                .collect();
-            Some(Box::new(TokenMentions::new(dataset.clone(), tokens)) as Box<dyn Mentions>)
+            let single = || identities.iter().filter(|i| i.tokens.iter().all(|t| t.normalize.len() == 1));
+            let bits: BTreeSet<u8> = single().flat_map(|i| &i.tokens).filter_map(|t| t.normalize.first().copied()).collect();
+            Some(Box::new(OwnedTokens {
+                dataset: dataset.clone(),
+                full: single().flat_map(|i| &i.tokens).map(|t| t.token).collect(),
+                normalize: Normalize::all().filter(|n| bits.contains(&n.bits())).collect(),
+                words: single().map(|i| usize::from(i.words)).max().unwrap_or(1),
+            }) as Box<dyn Mentions>)
         })
         .collect()
 }

@@ -64,9 +64,7 @@ pub struct ArchivePlan {
 /// The search of one archive, as plan and execution both need it.
 pub struct Searched<'k> {
     /// Mapped entries with their editors.
-    pub bound: Vec<Bound>,
-    /// What was wanted in the end.
-    pub wanted: Wanted<'k>,
+    pub bound: Vec<Bound<'k>>,
     /// What was found.
     pub matches: Matches,
     /// What becomes of it.
@@ -198,12 +196,12 @@ pub fn is_processed(state: &State, listed: &Listed, requests: &[&Request]) -> bo
 pub fn search<'k>(session: &Session, config: &config::Dataset, view: &'k View, archive: &OpenArchive, people: &People) -> Result<Searched<'k>> {
     let map = &config.map;
     let limits = Limits { overlay: session.config.memory as usize / 2 };
-    let mut bound = bind(map, archive, &view.marks, limits, &session.env)?;
+    let mut bound = bind(map, view, archive, limits, &session.env)?;
     let who: Vec<Person<'_>> = people.subjects().map(Person::Plain).collect();
     let mut wanted = Wanted::new(map, view.dataset.token_key(), &who)?;
     let mentions = people.mentions(map)?;
     let matches = find_all(map, archive, &mut bound, &mut wanted, &mentions, &session.env)?;
-    let strategies = people.strategies()?;
+    let strategies = people.strategies(&view.dataset)?;
     let decider = Decider {
         map,
         key: view.dataset.token_key(),
@@ -213,7 +211,7 @@ pub fn search<'k>(session: &Session, config: &config::Dataset, view: &'k View, a
         accept_pseudonymised: config.erasure.accept_pseudonymised,
     };
     let decided = decider.decide(&matches, &wanted)?;
-    Ok(Searched { bound, wanted, matches, decided })
+    Ok(Searched { bound, matches, decided })
 }
 
 /// Identity kinds on the person's own records (found by an identity, not through others) that the request does not name, with the number of distinct new values.

@@ -14,10 +14,20 @@
 //! | [`schema`] | tables, columns, keys, triggers |
 //! | [`editor`] | finding and erasing, behind [`super::EntryEditor`] |
 
+mod apply;
+mod check;
+mod connect;
+pub mod editor;
+mod emit;
+mod foreign;
+mod fulltext;
+pub mod marks;
 pub mod overlay;
 pub mod pages;
 pub mod record;
+mod rows;
 pub mod schema;
+pub mod snapshot;
 pub mod scrub;
 pub mod vfs;
 

@@ -166,6 +166,8 @@ pub struct Table {
     pub foreign_keys: Vec<ForeignKey>,
     /// Column names of its indexes that cover all rows, in order; primary keys included. Indexes on expressions are left out.
     pub indexes: Vec<Vec<String>>,
+    /// Collations other than `BINARY` by which unique indexes compare a column, by its name in lower case.
+    pub collations: BTreeMap<String, String>,
     /// The module of a virtual table, lower case.
     pub module: Option<String>,
     /// Set for full-text tables.
@@ -317,6 +319,7 @@ fn read(db: &Connection) -> rusqlite::Result<Schema> {
             columns: Vec::new(),
             foreign_keys: Vec::new(),
             indexes: Vec::new(),
+            collations: BTreeMap::new(),
             full_text: module.as_deref().and_then(|m| full_text(m, &sql)),
             module,
             sql,
@@ -370,11 +373,19 @@ fn fill(db: &Connection, table: &mut Table) -> rusqlite::Result<()> {
     let mut list = db.prepare("SELECT name, \"unique\", origin, partial FROM pragma_index_list(?1, 'main')")?;
     let indexes: Vec<(String, bool, String, bool)> =
         list.query_map([&table.name], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)))?.collect::<rusqlite::Result<_>>()?;
-    let mut list = db.prepare("SELECT name FROM pragma_index_info(?1, 'main') ORDER BY seqno")?;
+    let mut list = db.prepare("SELECT name, coll FROM pragma_index_xinfo(?1, 'main') WHERE key ORDER BY seqno")?;
     for (name, unique, origin, partial) in indexes {
         table.has_key_index |= origin == "pk";
-        let columns: Vec<Option<String>> = list.query_map([&name], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?;
-        let Some(columns) = columns.into_iter().collect::<Option<Vec<String>>>() else { continue };
+        let columns: Vec<(Option<String>, Option<String>)> =
+            list.query_map([&name], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
+        for (column, collation) in columns.iter().filter(|_| unique) {
+            if let (Some(column), Some(collation)) = (column, collation)
+                && !collation.eq_ignore_ascii_case("BINARY")
+            {
+                table.collations.insert(column.to_ascii_lowercase(), collation.clone());
+            }
+        }
+        let Some(columns) = columns.into_iter().map(|(c, _)| c).collect::<Option<Vec<String>>>() else { continue };
         if partial {
             continue;
         }

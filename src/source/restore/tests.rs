@@ -1,5 +1,6 @@
 use super::super::testing::{is_root, plain_entry, scratch};
 use super::*;
+use proptest::prelude::*;
 use serde_bytes::ByteBuf;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
@@ -75,7 +76,7 @@ fn links_that_are_there_already_are_not_followed() {
     assert!(matches!(Target::open(&to, TargetOptions::default()), Err(Error::Usage(_))));
     let target = Target::open(&to, TargetOptions { overwrite: true, ..Default::default() }).unwrap();
     assert!(put(&target, &plain_entry(b"a/file", EntryKind::File), b"new").is_err());
-    target.create(&plain_entry(b"b", EntryKind::Directory)).unwrap();
+    target.create(&Entry { mode: 0o755, ..plain_entry(b"b", EntryKind::Directory) }).unwrap();
     for path in [&b"b/file"[..], b"f", b"g"] {
         put(&target, &plain_entry(path, EntryKind::File), b"new").unwrap();
     }
@@ -196,5 +197,53 @@ fn folders_get_their_times_after_everything_in_them() {
         let m = std::fs::metadata(dir.path().join(path)).unwrap();
         assert_eq!((m.mtime(), m.mode() & 0o7777), (1_000_000_000, 0o500));
         std::fs::set_permissions(dir.path().join(path), std::fs::Permissions::from_mode(0o700)).unwrap();
+    }
+}
+
+/// A path, or where a link leads, as somebody with bad intentions would write it.
+fn hostile() -> impl Strategy<Value = Vec<u8>> {
+    let part = prop_oneof![4 => Just("a"), 4 => Just("b"), 1 => Just(".."), 1 => Just("."), 1 => Just(""), 1 => Just("outside")];
+    proptest::collection::vec(part, 1..4).prop_map(|parts| parts.join("/").into_bytes())
+}
+
+proptest! {
+    #[test]
+    fn no_archive_reaches_outside_the_target(
+        entries in proptest::collection::vec((hostile(), hostile(), 0..6u8, any::<u32>()), 1..20),
+        overwrite: bool,
+    ) {
+        let dir = scratch();
+        let outside = dir.path().join("outside");
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::write(outside.join("a"), b"mine").unwrap();
+        let to = dir.path().join("to");
+        std::fs::create_dir(&to).unwrap();
+        if overwrite {
+            std::os::unix::fs::symlink("../outside", to.join("b")).unwrap();
+        }
+        let look = || {
+            let looks = |p: &Path| std::fs::symlink_metadata(p).map(|m| (m.mode(), m.uid(), m.nlink(), m.mtime(), m.size())).unwrap();
+            let mut names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+            names.sort();
+            (looks(&outside), looks(&outside.join("a")), std::fs::read_dir(&outside).unwrap().count(), names)
+        };
+        let before = look();
+        let target = Target::open(&to, TargetOptions { overwrite, numeric_owner: true }).unwrap();
+        for (path, other, kind, mode) in &entries {
+            let kind = match kind {
+                0 | 1 => EntryKind::File,
+                2 => EntryKind::Directory,
+                3 => EntryKind::Symlink,
+                4 => EntryKind::Hardlink,
+                _ => EntryKind::Fifo,
+            };
+            let mut entry = Entry { mode: mode % 0o10000, ..link(path, kind, other) };
+            if kind == EntryKind::Symlink {
+                entry.link = Some(ByteBuf::from([&b"../outside/"[..], other].concat()));
+            }
+            let _ = if kind == EntryKind::File { put(&target, &entry, b"evil") } else { target.create(&entry) };
+        }
+        let _ = target.finish().unwrap();
+        prop_assert_eq!(before, look());
     }
 }

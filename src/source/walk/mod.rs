@@ -108,7 +108,7 @@ pub enum Walked {
     Problem(Problem),
 }
 
-/// One path to store.
+/// One path to store. A file holds its folder open: take items as they come, and keep no more of them than are being read.
 #[derive(Debug)]
 pub struct WalkItem {
     /// All but the content: no segments, no content, not mapped.
@@ -238,8 +238,19 @@ impl Walk {
     pub fn new(roots: &[PathBuf], options: WalkOptions) -> Result<Walk> {
         let skip = options.skip_repository.iter().filter_map(|p| rustix::fs::stat(p).ok()).map(|s| id(&s)).collect::<HashSet<_>>();
         let (planned, inner) = roots::plan(roots, &skip)?;
+        Ok(Walk::planned(planned, inner, skip, options))
+    }
+
+    /// Like [`Walk::new`], for roots whose stored paths are settled (pairs of stored path and where it is).
+    pub fn of_roots(roots: &[(Vec<u8>, PathBuf)], options: WalkOptions) -> Result<Walk> {
+        let skip = options.skip_repository.iter().filter_map(|p| rustix::fs::stat(p).ok()).map(|s| id(&s)).collect::<HashSet<_>>();
+        let (planned, inner) = roots::plan_named(roots, &skip)?;
+        Ok(Walk::planned(planned, inner, skip, options))
+    }
+
+    fn planned(planned: Vec<Root>, inner: Vec<Root>, skip: HashSet<FileId>, options: WalkOptions) -> Walk {
         let stack = vec![Frame::Roots(planned.into_iter())];
-        Ok(Walk { options, stack, inner, skip, owners: Owners::default(), links: HashMap::new(), out: VecDeque::new(), left: None })
+        Walk { options, stack, inner, skip, owners: Owners::default(), links: HashMap::new(), out: VecDeque::new(), left: None }
     }
 
     /// Takes one step: may put any number of things into `out`. False when there is nothing left.

@@ -19,9 +19,15 @@ pub(super) struct Root {
 
 /// Finds all roots; sorts those that lie within others (second) from those that do not (first).
 pub(super) fn plan(roots: &[PathBuf], skip: &HashSet<FileId>) -> Result<(Vec<Root>, Vec<Root>)> {
+    let named = roots.iter().map(|p| Ok((stored_path(p)?, p.clone()))).collect::<Result<Vec<_>>>()?;
+    plan_named(&named, skip)
+}
+
+/// Like [`plan`], for roots whose stored paths are given.
+pub(super) fn plan_named(roots: &[(Vec<u8>, PathBuf)], skip: &HashSet<FileId>) -> Result<(Vec<Root>, Vec<Root>)> {
     let mut planned: Vec<Root> = Vec::new();
     let mut inner = Vec::new();
-    let mut roots = roots.iter().map(|p| find(p, skip)).collect::<Result<Vec<_>>>()?;
+    let mut roots = roots.iter().map(|(stored, p)| find(stored.clone(), p, skip)).collect::<Result<Vec<_>>>()?;
     roots.sort_by(|a, b| path_order(&a.stored, &b.stored));
     for root in roots {
         match planned.last().and_then(|outer| Some((outer, below(&outer.stored, &root.stored)?))) {
@@ -50,7 +56,8 @@ pub(super) fn below(outer: &[u8], path: &[u8]) -> Option<Vec<u8>> {
     if rest.is_empty() { Some(Vec::new()) } else { rest.strip_prefix(b"/").map(<[u8]>::to_vec) }
 }
 
-fn find(written: &Path, skip: &HashSet<FileId>) -> Result<Root> {
+/// What a path is stored as, from how it was written.
+fn stored_path(written: &Path) -> Result<Vec<u8>> {
     let shown = written.display();
     let mut stored = Vec::new();
     for part in written.components() {
@@ -67,6 +74,11 @@ fn find(written: &Path, skip: &HashSet<FileId>) -> Result<Root> {
     if written.as_os_str().is_empty() {
         return Err(Error::Usage("a source path is empty; write `.` for the current folder".to_string()));
     }
+    Ok(stored)
+}
+
+fn find(stored: Vec<u8>, written: &Path, skip: &HashSet<FileId>) -> Result<Root> {
+    let shown = written.display();
     let lost = |e: io::Error| Error::Source { what: shown.to_string(), detail: e.to_string() };
     let is_link = rustix::fs::lstat(written).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Symlink);
     let path = if is_link { std::fs::canonicalize(written).map_err(lost)? } else { written.to_path_buf() };
