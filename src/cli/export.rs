@@ -28,7 +28,7 @@ pub fn run(cx: &Context, args: &Export) -> Result<u8> {
     let entries = match &args.out {
         Some(path) => {
             let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(Error::io("create", path))?;
-            let written = (|| {
+            let written = (|| -> Result<u64> {
                 let mut out = BufWriter::with_capacity(BUFFER, file);
                 let entries = export::export(&session, &wanted, &args.paths, bypass.as_ref(), &mut out)?;
                 out.flush().and_then(|()| out.get_ref().sync_all()).map_err(Error::io("write", path))?;

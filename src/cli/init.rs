@@ -15,7 +15,7 @@ use std::sync::Arc;
 /// Makes it.
 pub fn run(cx: &Context, args: &Init) -> Result<u8> {
     let config = cx.config()?;
-    let location = location(&config, true)?;
+    let (location, meters) = location(&config, true)?;
     // Before anybody types a passphrase twice.
     if location.data.get(params::KEY).is_ok() {
         return Err(Error::Refused(format!("{} is a repository already", config.repository)));
@@ -26,7 +26,7 @@ pub fn run(cx: &Context, args: &Init) -> Result<u8> {
     let catalog = cx.catalog(&config, &repo)?;
     let (at, keys) = (config.repository.to_string(), config.keys.as_ref().map(ToString::to_string));
     let actor = cx.actor(&config)?;
-    let session = Session::new(config, repo, catalog, actor, cx.env.clone())?;
+    let session = Session::new(config, repo, catalog, actor, cx.env.clone(), meters)?;
     session.record(&Event::RepositoryCreated { tool: crate::TOOL.to_string() })?;
     let id = session.repo.id().to_string();
     let kind = if matches!(secret, Secret::KeyFile(_)) { "key-file" } else { "passphrase" };

@@ -10,6 +10,7 @@ use crate::engine::session::Session;
 use crate::env::Env;
 use crate::repository::{Location, Repository, params};
 use crate::store::Store;
+use crate::store::fault::Counting;
 use crate::store::local::LocalStore;
 use crate::{Error, Result};
 use std::path::PathBuf;
@@ -56,22 +57,22 @@ impl Context {
     /// An opened repository that is compared with what this machine has seen of it.
     pub fn session(&self) -> Result<Session> {
         let config = self.config()?;
-        let repo = self.repository(&config)?;
+        let (repo, meters) = self.repository(&config)?;
         let catalog = self.catalog(&config, &repo)?;
         let actor = self.actor(&config)?;
-        Session::new(config, repo, catalog, actor, self.env.clone())
+        Session::new(config, repo, catalog, actor, self.env.clone(), meters)
     }
 
     /// The repository, opened.
-    pub fn repository(&self, config: &Config) -> Result<Arc<Repository>> {
-        let location = location(config, false)?;
+    pub fn repository(&self, config: &Config) -> Result<(Arc<Repository>, Meters)> {
+        let (location, meters) = location(config, false)?;
         // Told before a passphrase is asked for.
         match location.data.get(params::KEY) {
             Err(e) if e.is_missing() => return Err(no_repository(config)),
             _ => {}
         }
         let secret = self.secret()?;
-        Ok(Arc::new(Repository::open(location, &secret, &self.env)?))
+        Ok((Arc::new(Repository::open(location, &secret, &self.env)?), meters))
     }
 
     /// The catalog of a repository.
@@ -88,22 +89,31 @@ fn no_repository(config: &Config) -> Error {
     Error::Usage(format!("there is no repository at {}; make one with: reseal init", config.repository))
 }
 
+/// Count what passes to and from the stores.
+pub type Meters = Vec<Arc<Counting>>;
+
 /// Where the repository and its keys are. `create` makes the folders.
-pub fn location(config: &Config, create: bool) -> Result<Location> {
+pub fn location(config: &Config, create: bool) -> Result<(Location, Meters)> {
     let data = store(config, &config.repository, create)?;
     match &config.keys {
-        Some(keys) => Ok(Location { data, keys: store(config, keys, create)? }),
-        None => Ok(Location::single(data)),
+        Some(keys) => {
+            let keys = store(config, keys, create)?;
+            Ok((Location { data: data.clone(), keys: keys.clone() }, vec![data, keys]))
+        }
+        None => Ok((Location::single(data.clone()), vec![data])),
     }
 }
 
-fn store(config: &Config, at: &RepositoryAt, create: bool) -> Result<Arc<dyn Store>> {
-    match at {
-        RepositoryAt::Local(path) if create => Ok(Arc::new(LocalStore::create(path)?)),
-        RepositoryAt::Local(path) if !path.exists() => Err(no_repository(config)),
-        RepositoryAt::Local(path) => Ok(Arc::new(LocalStore::open(path)?)),
-        at @ RepositoryAt::S3 { .. } => Err(Error::Usage(format!("{at}: object stores are not supported in this version; name a folder"))),
-    }
+fn store(config: &Config, at: &RepositoryAt, create: bool) -> Result<Arc<Counting>> {
+    let inner: Arc<dyn Store> = match at {
+        RepositoryAt::Local(path) if create => Arc::new(LocalStore::create(path)?),
+        RepositoryAt::Local(path) if !path.exists() => return Err(no_repository(config)),
+        RepositoryAt::Local(path) => Arc::new(LocalStore::open(path)?),
+        at @ RepositoryAt::S3 { .. } => {
+            return Err(Error::Usage(format!("{at}: object stores are not supported in this version; name a folder")));
+        }
+    };
+    Ok(Arc::new(Counting::new(inner)))
 }
 
 /// Where this machine keeps its catalogs.

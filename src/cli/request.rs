@@ -10,6 +10,7 @@ use crate::engine::session::Session;
 use crate::engine::state::Request;
 use crate::policy::{State as Stage, Transition};
 use serde_json::{Value, json};
+use zeroize::Zeroize;
 
 /// Carries a step out.
 pub fn run(cx: &Context, command: &Command) -> Result<u8> {
@@ -46,16 +47,16 @@ pub fn run(cx: &Context, command: &Command) -> Result<u8> {
 
 fn open(cx: &Context, session: &Session, args: &RequestOpen) -> Result<u8> {
     let text = secrets::identities(&args.identity_file, &cx.ui)?;
-    let opening = Opening {
+    let mut opening = Opening {
         identities: text.to_string(),
         datasets: args.datasets.clone(),
         kind: args.kind.into(),
         received: args.received,
         reason: args.reason.clone(),
     };
-    let ids = request::open(session, &opening)?;
-    let mut identities = zeroize::Zeroizing::new(opening.identities);
-    zeroize::Zeroize::zeroize(&mut *identities);
+    let opened = request::open(session, &opening);
+    opening.identities.zeroize();
+    let ids = opened?;
     let state = session.state()?;
     let requests: Vec<&Request> = ids.iter().map(|id| state.request(id)).collect::<Result<_>>()?;
     let now = session.now();
