@@ -90,3 +90,6 @@ impl Image for Vec<u8> {
 pub(crate) fn read_page(image: &dyn Image, header: &Header, no: u32, buf: &mut [u8]) -> Result<()> {
     image.read_at(header.offset(no), buf)
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,7 +59,10 @@ impl Overlay {
         for i in 0..pieces {
             let len = content.piece_len(i);
             if len == 0 || len > RUN as u64 || (len < RUN as u64 && i + 1 < pieces) {
-                return Err(Error::format(path, "was not cut into runs of pages when it was archived, so it cannot be edited page by page"));
+                return Err(Error::format(
+                    path,
+                    "was not cut into runs of pages when it was archived, so it cannot be edited page by page",
+                ));
             }
             base_len += len;
         }
@@ -67,7 +70,17 @@ impl Overlay {
         let first = if pieces > 0 { content.piece(0)? } else { Arc::default() };
         let base = Header::parse(&first, base_len).map_err(|b| b.at(&path))?;
         let page = base.page;
-        Ok(Overlay { content, runs, base_len, visible: base_len, base, page, written: BTreeMap::new(), len: base_len, limit: limits.overlay })
+        Ok(Overlay {
+            content,
+            runs,
+            base_len,
+            visible: base_len,
+            base,
+            page,
+            written: BTreeMap::new(),
+            len: base_len,
+            limit: limits.overlay,
+        })
     }
 
     /// The header of the database as archived.
@@ -242,7 +255,7 @@ impl Medium for Overlay {
         Ok(())
     }
 
-    fn len(&mut self) -> u64 {
+    fn size(&mut self) -> u64 {
         self.len
     }
 }

@@ -413,26 +413,14 @@ mod tests {
     use proptest::prelude::*;
 
     pub(crate) fn header(page: usize) -> Header {
-        Header {
-            page,
-            usable: page,
-            pages: 1000,
-            free_head: 0,
-            auto_vacuum: false,
-            reserved: 0,
-            wal: false,
-            encoding: TextEncoding::Utf8,
-        }
+        Header { page, usable: page, pages: 1000, free_head: 0, auto_vacuum: false, reserved: 0, wal: false, encoding: TextEncoding::Utf8 }
     }
 
     #[test]
     fn varints_have_one_to_nine_bytes() {
-        for (bytes, value) in [
-            (&[0x7f][..], 127),
-            (&[0x81, 0x00], 128),
-            (&[0xff; 9], u64::MAX),
-            (&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x05], 5),
-        ] {
+        for (bytes, value) in
+            [(&[0x7f][..], 127), (&[0x81, 0x00], 128), (&[0xff; 9], u64::MAX), (&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x05], 5)]
+        {
             let mut at = 0;
             assert_eq!(varint(bytes, &mut at), Some(value));
             assert_eq!(at, bytes.len());
