@@ -27,8 +27,8 @@ pub mod pages;
 pub mod record;
 mod rows;
 pub mod schema;
-pub mod snapshot;
 pub mod scrub;
+pub mod snapshot;
 pub mod vfs;
 
 use crate::Result;

@@ -11,7 +11,13 @@ impl Snapshot {
     }
 }
 impl Image for Snapshot {
-    fn path(&self) -> String { self.1.clone() }
-    fn len(&self) -> u64 { self.0.len() as u64 }
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> { Image::read_at(&self.0, offset, buf) }
+    fn path(&self) -> String {
+        self.1.clone()
+    }
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        Image::read_at(&self.0, offset, buf)
+    }
 }
