@@ -28,6 +28,8 @@ pub mod record;
 mod rows;
 pub mod schema;
 pub mod scrub;
+pub mod snapshot;
+mod spool;
 pub mod vfs;
 
 use crate::Result;
