@@ -29,6 +29,7 @@ mod rows;
 pub mod schema;
 pub mod scrub;
 pub mod snapshot;
+mod spool;
 pub mod vfs;
 
 use crate::Result;

@@ -2,6 +2,7 @@
 
 mod aged;
 mod core;
+mod snapshots;
 
 use super::editor::SqliteEditor;
 use super::marks::{CutReport, cut};
