@@ -286,7 +286,7 @@ impl RecordFormat for Csv {
         let named = context.columns.len();
         let most = with_text!(encoding, piece, |text| {
             let mut most = named;
-            rows(text, &context, signs, &mut |_, _, cells: &[Cell]| {
+            rows(text, &context, signs, |_, _, cells: &[Cell]| {
                 most = most.max(cells.len());
                 Ok(())
             })?;
@@ -324,7 +324,7 @@ fn cell_text<'a, T: Text>(_: T, piece: &'a [u8], cell: Cell, signs: Signs, encod
 }
 
 /// Goes over the data records: calls `each` with where a record starts, how it ended and its cells.
-fn rows<T: Text>(text: T, context: &Context, signs: Signs, each: &mut dyn FnMut(usize, &Row, &[Cell]) -> Result<()>) -> Result<()> {
+fn rows<T: Text>(text: T, context: &Context, signs: Signs, mut each: impl FnMut(usize, &Row, &[Cell]) -> Result<()>) -> Result<()> {
     let mut cells = Vec::new();
     let mut header = context.header;
     let mut at = (context.prefix as usize / T::WIDTH).min(text.len());
@@ -356,7 +356,7 @@ fn scan<T: Text>(
     let mut scanned = Scanned::default();
     let mut splice = Splice::new(piece);
     let mut values: Vec<Vec<Value<'_>>> = vec![Vec::new(); wanted.len()];
-    rows(text, context, signs, &mut |at, row, cells| {
+    rows(text, context, signs, |at, row, cells| {
         for (values, wanted) in values.iter_mut().zip(wanted) {
             values.clear();
             let cells = wanted.iter().filter_map(|i| cells.get(*i));

@@ -419,7 +419,8 @@ mod tests {
         for value in ["ann@x.org", "ann lee", "4711", "491701234567", "o'neil"] {
             wanted.insert_token(key.of_normalized(&[value]));
         }
-        let normalize = vec![Normalize { nfc: true, trim: true, lower: true, digits: false }, Normalize { digits: true, ..Normalize::default() }];
+        let normalize =
+            vec![Normalize { nfc: true, trim: true, lower: true, digits: false }, Normalize { digits: true, ..Normalize::default() }];
         let m = TokenMentions::new(&wanted, normalize, 3);
         let text = "From <Ann@x.org>. Ann\n Lee's id=4711; O'Neil, call +49 170 1234567; ann@x.org.uk, 47112";
         assert_eq!(found(&m, text), ["Ann@x.org", "Ann\n Lee", "4711", "O'Neil", "+49 170 1234567"]);

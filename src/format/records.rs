@@ -3,8 +3,8 @@
 
 use super::recut::Recut;
 use super::{
-    Applied, Decision, Disposition, EntryContent, EntryEditor, Found, MarkRow, Marks, Mentions, NewPiece, NewValue, Record, RecordFormat, RecordKey,
-    Scanned, cutter,
+    Applied, Decision, Disposition, EntryContent, EntryEditor, Found, MarkRow, Marks, Mentions, NewPiece, NewValue, Record, RecordFormat,
+    RecordKey, Scanned, cutter,
 };
 use crate::datamap::{Collection, DataMap, Normalize, Probe, TokenKey, Tokens, Value};
 use crate::{Error, Result};
@@ -15,16 +15,29 @@ use std::sync::Arc;
 /// Opened pieces kept for the next question, in bytes.
 const CACHE: usize = 32 * 1024 * 1024;
 
-/// What identity blocks cover for these collections: every distinct probe key, the collection and the fields it reads.
-/// The keys, in this order, are [`crate::repository::entry::Mapped::covers`].
-pub fn coverage(map: &DataMap, collections: &[usize]) -> Vec<(String, usize, Vec<(String, Normalize)>)> {
-    let mut out: Vec<(String, usize, Vec<(String, Normalize)>)> = Vec::new();
+/// The fields that a probe reads, and how each is normalised.
+pub type ProbeFields = Vec<(String, Normalize)>;
+
+/// One thing that identity blocks cover.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cover {
+    /// The probe's key, as [`crate::repository::entry::Mapped::covers`] lists it.
+    pub key: String,
+    /// Index of the collection it was first met in.
+    pub collection: usize,
+    /// What it reads.
+    pub fields: ProbeFields,
+}
+
+/// What identity blocks cover for these collections of one entry: every distinct probe, in a fixed order.
+pub fn coverage(map: &DataMap, collections: &[usize]) -> Vec<Cover> {
+    let mut out: Vec<Cover> = Vec::new();
     for index in collections {
         let Some(collection) = map.collections.get(*index) else { continue };
         for probe in &collection.probes {
             let key = probe.key(&collection.name);
-            if !out.iter().any(|(known, ..)| *known == key) {
-                out.push((key, *index, probe.fields.clone()));
+            if !out.iter().any(|known| known.key == key) {
+                out.push(Cover { key, collection: *index, fields: probe.fields.clone() });
             }
         }
     }
@@ -32,7 +45,7 @@ pub fn coverage(map: &DataMap, collections: &[usize]) -> Vec<(String, usize, Vec
 }
 
 /// The fields of a covered probe, from its key alone: the map that made the block may be long gone. `None` for what is no such key.
-pub fn covered_fields(key: &str) -> Option<Vec<(String, Normalize)>> {
+pub fn covered_fields(key: &str) -> Option<ProbeFields> {
     let (_, body) = key.split_once('(')?;
     let mut fields = Vec::new();
     let mut name = String::new();
@@ -60,7 +73,7 @@ pub fn marks_for(
     format: &dyn RecordFormat,
     context: &[u8],
     piece: &[u8],
-    probes: &[Vec<(String, Normalize)>],
+    probes: &[ProbeFields],
     key: &TokenKey,
 ) -> Result<(Marks, Scanned)> {
     let names: BTreeSet<&String> = probes.iter().flatten().map(|(name, _)| name).collect();
@@ -86,7 +99,13 @@ pub fn marks_for(
 }
 
 /// Calls `each` with the tokens of a record for a probe.
-fn tokens(key: &TokenKey, values: &[Vec<Value<'_>>], places: &[usize], normalize: &[Normalize], each: &mut dyn FnMut(crate::datamap::Token)) {
+fn tokens(
+    key: &TokenKey,
+    values: &[Vec<Value<'_>>],
+    places: &[usize],
+    normalize: &[Normalize],
+    each: &mut dyn FnMut(crate::datamap::Token),
+) {
     match (places, normalize) {
         ([place], [normalize]) => {
             let values = values.get(*place).map(Vec::as_slice).unwrap_or_default();
@@ -321,6 +340,9 @@ impl EntryEditor for RecordsEditor<'_> {
         let mut changed = BTreeMap::new();
         let path = self.content.path();
         for (piece, fates) in &fates {
+            if *piece >= self.content.pieces() {
+                return Err(Error::format(&path, "a decision was made about a piece that does not exist"));
+            }
             let marks = self.marks(*piece)?;
             let old = self.piece(*piece)?;
             let edit = edit(self.format, &marks.context, &old, fates).map_err(|e| cutter::named(e, &path))?;
@@ -335,7 +357,10 @@ impl EntryEditor for RecordsEditor<'_> {
         }
         let malformed: u32 = self.malformed.values().sum();
         if malformed > 0 {
-            applied.notes.push(format!("{path}: {malformed} records could not be read as {}: kept, and nobody can be found in them", self.format.name()));
+            applied.notes.push(format!(
+                "{path}: {malformed} records could not be read as {}: kept, and nobody can be found in them",
+                self.format.name()
+            ));
         }
         self.changed = Some(changed);
         Ok(applied)

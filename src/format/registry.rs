@@ -64,12 +64,18 @@ pub fn serve(collection: &Collection, path: &[u8], head: &[u8]) -> Result<Serves
     let serves = match &collection.format {
         Some(name) => by_name(name).ok_or_else(|| unclear(format!("format {name:?} is none of {}", names().join(", "))))?,
         None => detect(path, head).ok_or_else(|| {
-            unclear(format!("neither its name nor its bytes tell the format; set `format:` in collection {} ({})", collection.name, names().join(", ")))
+            unclear(format!(
+                "neither its name nor its bytes tell the format; set `format:` in collection {} ({})",
+                collection.name,
+                names().join(", ")
+            ))
         })?,
     };
     match serves {
         // An empty file is an empty database.
-        Serves::Sqlite if !head.is_empty() && !head.starts_with(SQLITE_MAGIC) => Err(unclear("it is no SQLite database, or an encrypted one".into())),
+        Serves::Sqlite if !head.is_empty() && !head.starts_with(SQLITE_MAGIC) => {
+            Err(unclear("it is no SQLite database, or an encrypted one".into()))
+        }
         Serves::Records(_) if head.starts_with(SQLITE_MAGIC) => Err(unclear(format!("it is an SQLite database, not {}", serves.name()))),
         _ => Ok(serves),
     }
@@ -104,7 +110,7 @@ fn sniff(head: &[u8]) -> Option<Serves> {
     }
     lines.retain(|l| !l.is_empty());
     let json = |l: &&[u8]| l.starts_with(b"{") && l.ends_with(b"}");
-    if !lines.is_empty() && lines.iter().all(|l| json(l)) {
+    if !lines.is_empty() && lines.iter().all(json) {
         return Some(Serves::Records(&NDJSON));
     }
     let cells = |delimiter: u8| {

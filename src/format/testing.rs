@@ -25,6 +25,9 @@ pub(super) fn collection(name: &str) -> Collection {
         fields: Default::default(),
         probes: Vec::new(),
         retain: None,
+        basis: None,
+        placeholder_feeds: vec![],
+        placeholder_normalize: vec![],
         triggers: Vec::new(),
     }
 }
@@ -72,9 +75,12 @@ pub(super) fn scan(
     format.scan(&piece.context, &piece.bytes, fields, visit)
 }
 
+/// A piece and its identity block.
+type Stored = (Vec<u8>, Option<Arc<Marks>>);
+
 /// An entry as an archive holds it.
 pub(super) struct Memory {
-    pub pieces: Mutex<Vec<(Vec<u8>, Option<Arc<Marks>>)>>,
+    pub pieces: Mutex<Vec<Stored>>,
     pub covers: Vec<String>,
     pub opened: AtomicUsize,
 }
@@ -83,7 +89,7 @@ impl Memory {
     /// Cut and marked for these collections of the map.
     pub(super) fn mapped(format: &dyn RecordFormat, map: &DataMap, collections: &[usize], bytes: &[u8]) -> Arc<Memory> {
         let coverage = coverage(map, collections);
-        let probes: Vec<_> = coverage.iter().map(|(_, _, fields)| fields.clone()).collect();
+        let probes: Vec<_> = coverage.iter().map(|c| c.fields.clone()).collect();
         let pieces = cut(format, &map.collections[collections[0]], bytes, TINY).unwrap();
         let pieces = pieces
             .into_iter()
@@ -92,7 +98,7 @@ impl Memory {
                 (p.bytes, Some(Arc::new(marks)))
             })
             .collect();
-        let covers = coverage.into_iter().map(|(key, ..)| key).collect();
+        let covers = coverage.into_iter().map(|c| c.key).collect();
         Arc::new(Memory { pieces: Mutex::new(pieces), covers, opened: AtomicUsize::new(0) })
     }
 

@@ -105,8 +105,8 @@ impl VariantSearch {
     /// All hits, by offset (at most 10,000). Looks through soft line breaks of quoted-printable and line ends within base64.
     pub fn search(&self, bytes: &[u8]) -> Vec<Hit> {
         let mut hits = Vec::new();
-        self.collect(bytes, &mut |pattern, start, _| {
-            hits.push(self.hit(pattern, bytes, start.0, start.1));
+        self.collect(bytes, |pattern, start, end| {
+            hits.push(self.hit(pattern, bytes, start, end));
             hits.len() < MAX_HITS
         });
         if let Some((joined, seams)) = without_soft_breaks(bytes) {
@@ -125,16 +125,15 @@ impl VariantSearch {
         !self.search(bytes).is_empty()
     }
 
-    /// Calls `each` with (pattern, (start, end)) until it says `false`.
-    fn collect(&self, bytes: &[u8], each: &mut dyn FnMut(&Pattern, (usize, usize), usize) -> bool) {
+    /// Calls `each` with pattern, start and end until it says `false`.
+    fn collect(&self, bytes: &[u8], mut each: impl FnMut(&Pattern, usize, usize) -> bool) {
         let Some(automaton) = &self.automaton else { return };
         for found in automaton.find_overlapping_iter(bytes) {
-            let index = found.pattern().as_usize();
-            let Some(pattern) = self.patterns.get(index) else { continue };
+            let Some(pattern) = self.patterns.get(found.pattern().as_usize()) else { continue };
             if pattern.exact.as_ref().is_some_and(|exact| bytes.get(found.range()) != Some(exact.as_slice())) {
                 continue;
             }
-            if !each(pattern, (found.start(), found.end()), index) {
+            if !each(pattern, found.start(), found.end()) {
                 return;
             }
         }
@@ -142,7 +141,7 @@ impl VariantSearch {
 
     /// Hits in joined text that lie across a seam; the others were found without joining.
     fn across(&self, joined: &[u8], seams: &[(usize, usize)], hits: &mut Vec<Hit>, of: impl Fn(&Pattern) -> bool) {
-        self.collect(joined, &mut |pattern, (start, end), _| {
+        self.collect(joined, |pattern, start, end| {
             let next = seams.partition_point(|(at, _)| *at <= start);
             let crosses = seams.get(next).is_some_and(|(at, _)| *at < end);
             if crosses && of(pattern) {
@@ -187,12 +186,20 @@ fn forms(text: &str) -> Vec<(&'static str, Vec<u8>, bool)> {
         add("utf-8", utf8.to_vec());
         add("utf-16le", encode::utf16(s, false));
         add("utf-16be", encode::utf16(s, true));
-        for (slash, ascii, html) in [(false, false, false), (true, false, false), (false, true, false), (true, true, false), (false, true, true), (true, true, true)] {
+        for (slash, ascii, html) in [
+            (false, false, false),
+            (true, false, false),
+            (false, true, false),
+            (true, true, false),
+            (false, true, true),
+            (true, true, true),
+        ] {
             add("json", encode::json(s, slash, ascii, html));
         }
         add("sql", encode::sql(s, false));
         add("sql", encode::sql(s, true));
-        for (keep, space) in [("~", "%20"), ("", "+"), ("*", "+"), ("~!*'()", "%20"), ("~@", "%20"), ("~!$&'()*+,;=:@/", "%20"), ("@", "+")] {
+        for (keep, space) in [("~", "%20"), ("", "+"), ("*", "+"), ("~!*'()", "%20"), ("~@", "%20"), ("~!$&'()*+,;=:@/", "%20"), ("@", "+")]
+        {
             add("percent", encode::percent(s, keep, space));
         }
         for word in [false, true] {
@@ -221,7 +228,11 @@ fn title_case(text: &str) -> String {
     let mut start = true;
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if start { out.extend(c.to_uppercase()) } else { out.extend(c.to_lowercase()) }
+        if start {
+            out.extend(c.to_uppercase())
+        } else {
+            out.extend(c.to_lowercase())
+        }
         start = !c.is_alphanumeric();
     }
     out

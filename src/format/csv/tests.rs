@@ -147,7 +147,8 @@ fn a_cell_of_another_encoding_still_shows_its_person() {
 #[test]
 fn deleting_takes_the_line_end_along_and_leaves_the_rest() {
     let before = b"id,n\r\n1,a\r\n\r\n2,\"b\nb\"\n3,c";
-    let delete = |victim: u32| edited(Dialect::default(), before, &[], &mut |r| if r.index == victim { Decision::Delete } else { Decision::Keep });
+    let delete =
+        |victim: u32| edited(Dialect::default(), before, &[], &mut |r| if r.index == victim { Decision::Delete } else { Decision::Keep });
     assert_eq!(delete(0), b"id,n\r\n\r\n2,\"b\nb\"\n3,c");
     assert_eq!(delete(1), b"id,n\r\n1,a\r\n\r\n3,c");
     assert_eq!(delete(2), b"id,n\r\n1,a\r\n\r\n2,\"b\nb\"\n");
@@ -172,10 +173,10 @@ fn rewriting_keeps_the_quoting_and_adds_it_where_needed() {
 fn a_name_used_twice_addresses_both_columns_and_extra_cells_have_numbers() {
     let bytes = b"mail,id,mail\na,1,b,c\nd,2\n";
     let p = pieces(bytes);
-    assert_eq!(read(&CSV, &p, &["mail", "4"]), vec![
-        vec![vec![Some("a".into()), Some("b".into())], vec![Some("c".into())]],
-        vec![vec![Some("d".into())], vec![]]
-    ]);
+    assert_eq!(
+        read(&CSV, &p, &["mail", "4"]),
+        vec![vec![vec![Some("a".into()), Some("b".into())], vec![Some("c".into())]], vec![vec![Some("d".into())], vec![]]]
+    );
     assert_eq!(CSV.unmapped(&p[0].context, bytes, &["mail".to_string()]).unwrap(), ["id", "4"]);
     let out = edited(Dialect::default(), bytes, &["mail", "4"], &mut |r| match r.index {
         0 => Decision::Rewrite(vec![(0, vec![text("x"), text("y")]), (1, vec![text("z")])]),
@@ -246,7 +247,8 @@ fn real_files_read_as_the_oracle_reads_them() {
             continue;
         }
         let rows = oracle(&bytes, context.delimiter);
-        let numbered = with(Dialect { header: Some(false), delimiter: Some(context.delimiter), encoding: Some("windows-1252".into()), quote: None });
+        let numbered =
+            with(Dialect { header: Some(false), delimiter: Some(context.delimiter), encoding: Some("windows-1252".into()), quote: None });
         let skip = if bytes.starts_with(b"\xEF\xBB\xBF") { 3 } else { 0 };
         let pieces = cut(&CSV, &numbered, &bytes[skip..], TINY).unwrap();
         let width = rows.iter().map(Vec::len).max().unwrap_or_default();

@@ -33,10 +33,10 @@ fn paths_lead_to_all_values() {
         r#" { "us\u0065r" : { "email" : null } , "items" : [ ] } "#
     );
     let some = |v: &[&str]| v.iter().map(|s| Some(s.to_string())).collect::<Vec<_>>();
-    assert_eq!(read(&NDJSON, &pieces(lines), &["user.email", "items[].owner.id", "\"a.b\"", "a.b"]), vec![
-        vec![some(&["a@x.org", "b@x.org"]), some(&["1", "2"]), some(&["true"]), vec![]],
-        vec![vec![None], vec![], vec![], vec![]],
-    ]);
+    assert_eq!(
+        read(&NDJSON, &pieces(lines), &["user.email", "items[].owner.id", "\"a.b\"", "a.b"]),
+        vec![vec![some(&["a@x.org", "b@x.org"]), some(&["1", "2"]), some(&["true"]), vec![]], vec![vec![None], vec![], vec![], vec![]],]
+    );
 }
 
 #[test]

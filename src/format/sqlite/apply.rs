@@ -47,7 +47,14 @@ pub(super) fn apply(editor: &mut SqliteEditor<'_>, map: &DataMap, order: &[usize
     let schema = std::mem::take(&mut editor.schema);
     let allowed: BTreeSet<String> = map.collections.iter().flat_map(|c| c.triggers.iter().map(|t| t.to_ascii_lowercase())).collect();
     let small = editor.is_small();
-    let mut edit = Edited { path: &path, schema: &schema, allowed: &allowed, applied: Applied::default(), notes: BTreeMap::new(), touched_fts: BTreeSet::new() };
+    let mut edit = Edited {
+        path: &path,
+        schema: &schema,
+        allowed: &allowed,
+        applied: Applied::default(),
+        notes: BTreeMap::new(),
+        touched_fts: BTreeSet::new(),
+    };
     let before = match small {
         true => Some(foreign::violations(db.connection(), &schema).map_err(db.explain("checking foreign keys"))?),
         false => None,
@@ -58,7 +65,9 @@ pub(super) fn apply(editor: &mut SqliteEditor<'_>, map: &DataMap, order: &[usize
         if let Some(before) = &before {
             let after = foreign::violations(db.connection(), &schema).map_err(db.explain("checking foreign keys"))?;
             if let Some(((table, _, _), _)) = after.iter().find(|(k, n)| before.get(k).is_none_or(|b| b < n)) {
-                return Err(Error::Refused(format!("{path}: rows of table {table} would refer to rows that are gone; nothing was changed")));
+                return Err(Error::Refused(format!(
+                    "{path}: rows of table {table} would refer to rows that are gone; nothing was changed"
+                )));
             }
         }
         Ok(())
@@ -103,7 +112,12 @@ fn table_of<'s>(schema: &'s Schema, name: &str) -> Result<&'s Table> {
 }
 
 /// Sorts decisions by table: names in the order in which they are to be changed, and what is to be done.
-fn gather(editor: &SqliteEditor<'_>, map: &DataMap, order: &[usize], decided: &[(Found, Disposition)]) -> Result<(Vec<String>, BTreeMap<String, Work>)> {
+fn gather(
+    editor: &SqliteEditor<'_>,
+    map: &DataMap,
+    order: &[usize],
+    decided: &[(Found, Disposition)],
+) -> Result<(Vec<String>, BTreeMap<String, Work>)> {
     let mut names: Vec<String> = Vec::new();
     let mut work: BTreeMap<String, Work> = BTreeMap::new();
     let rest = decided.iter().map(|(f, _)| f.collection).filter(|c| !order.contains(c));
@@ -129,7 +143,9 @@ fn gather(editor: &SqliteEditor<'_>, map: &DataMap, order: &[usize], decided: &[
             Disposition::Rewrite(fields) => {
                 for (field, values) in fields {
                     let Some(Some(value)) = values.first() else { continue };
-                    let column = table.column(field).ok_or_else(|| Error::Refused(format!("{}: table {} has no column {field}", editor.path(), table.name)))?;
+                    let column = table
+                        .column(field)
+                        .ok_or_else(|| Error::Refused(format!("{}: table {} has no column {field}", editor.path(), table.name)))?;
                     let update = w.updates.entry(found.key.clone()).or_insert_with(|| (found.collection, BTreeMap::new()));
                     update.1.entry(column.name.clone()).or_insert_with(|| value.clone());
                 }
@@ -196,9 +212,10 @@ impl<'a> Edited<'a> {
         let constraint = matches!(&error, rusqlite::Error::SqliteFailure(e, _) if e.code == rusqlite::ErrorCode::ConstraintViolation || e.code == rusqlite::ErrorCode::TypeMismatch);
         match constraint {
             true => Error::Refused(format!("{}: {doing}: {error}: choose another strategy; nothing was changed", self.path)),
-            false if is_missing_extension(&error) => {
-                Error::format(self.path, format!("{doing}: the schema needs something that only its application has: {error}; nothing was changed"))
-            }
+            false if is_missing_extension(&error) => Error::format(
+                self.path,
+                format!("{doing}: the schema needs something that only its application has: {error}; nothing was changed"),
+            ),
             false => Error::Sqlite { context: format!("{}: {doing}", self.path), source: error },
         }
     }
@@ -239,7 +256,9 @@ impl<'a> Edited<'a> {
         let take = || -> rusqlite::Result<Vec<StoredTrigger>> {
             c.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)?;
             let mut list = c.prepare("SELECT rowid, name, tbl_name, rootpage, sql FROM main.sqlite_schema WHERE type = 'trigger'")?;
-            let all = list.query_map([], |r| Ok(StoredTrigger(r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?)))?.collect::<rusqlite::Result<Vec<_>>>()?;
+            let all = list
+                .query_map([], |r| Ok(StoredTrigger(r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?)))?
+                .collect::<rusqlite::Result<Vec<_>>>()?;
             drop(list);
             let others: Vec<StoredTrigger> = all.into_iter().filter(|t| !self.allowed.contains(&t.1.to_ascii_lowercase())).collect();
             for t in &others {
@@ -257,7 +276,9 @@ impl<'a> Edited<'a> {
             if !triggers.is_empty() {
                 c.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)?;
                 c.pragma_update(None, "writable_schema", true)?;
-                let mut put = c.prepare("INSERT INTO main.sqlite_schema(rowid, type, name, tbl_name, rootpage, sql) VALUES(?1, 'trigger', ?2, ?3, ?4, ?5)")?;
+                let mut put = c.prepare(
+                    "INSERT INTO main.sqlite_schema(rowid, type, name, tbl_name, rootpage, sql) VALUES(?1, 'trigger', ?2, ?3, ?4, ?5)",
+                )?;
                 for t in triggers {
                     put.execute((t.0, &t.1, &t.2, t.3, &t.4))?;
                 }
@@ -282,14 +303,25 @@ impl<'a> Edited<'a> {
     }
 
     fn note_triggers(&mut self, name: &str) {
-        let silent: Vec<String> = self.schema.triggers_on(name).filter(|t| !self.allowed.contains(&t.name.to_ascii_lowercase())).map(|t| t.name.clone()).collect();
+        let silent: Vec<String> = self
+            .schema
+            .triggers_on(name)
+            .filter(|t| !self.allowed.contains(&t.name.to_ascii_lowercase()))
+            .map(|t| t.name.clone())
+            .collect();
         for trigger in silent {
             self.notes.insert(format!("trigger on table {name} stayed silent: {trigger}"), 1);
         }
     }
 
     /// New values, table by table, children first.
-    fn rewrite(&mut self, db: &Database, names: &[String], work: &BTreeMap<String, Work>, expected: &mut HashMap<String, HashMap<i64, bool>>) -> Result<()> {
+    fn rewrite(
+        &mut self,
+        db: &Database,
+        names: &[String],
+        work: &BTreeMap<String, Work>,
+        expected: &mut HashMap<String, HashMap<i64, bool>>,
+    ) -> Result<()> {
         for name in names {
             let Some(w) = work.get(name).filter(|w| !w.updates.is_empty()) else { continue };
             let (table, shape) = self.shape(name)?;
@@ -298,7 +330,7 @@ impl<'a> Edited<'a> {
             let doing = format!("rewriting rows of table {}", table.name);
             let run = |followers: &mut Vec<Follower>| -> rusqlite::Result<BTreeMap<usize, u64>> {
                 let c = db.connection();
-                for (key, _) in &w.updates {
+                for key in w.updates.keys() {
                     for f in followers.iter_mut() {
                         f.take_out(c, &shape, key, true)?;
                     }
@@ -306,7 +338,8 @@ impl<'a> Edited<'a> {
                 let mut counts = BTreeMap::new();
                 for (key, (collection, values)) in &w.updates {
                     let Some(parts) = shape.parts(key) else { continue };
-                    let sets: Vec<String> = values.keys().enumerate().map(|(i, column)| format!("{} = ?{}", quote(column), i + 1)).collect();
+                    let sets: Vec<String> =
+                        values.keys().enumerate().map(|(i, column)| format!("{} = ?{}", quote(column), i + 1)).collect();
                     let sql = format!("UPDATE OR ABORT {} SET {} WHERE {}", shape.from, sets.join(", "), shape.is_key(values.len() + 1));
                     let bound = values.values().map(|v| match v {
                         NewValue::Null => KeyPart::Null,
@@ -342,7 +375,9 @@ impl<'a> Edited<'a> {
     fn dependents(&self, db: &Database, table: &'a Table, w: &Work) -> Result<Vec<Dependent<'a>>> {
         let mut out = Vec::new();
         for (child, key) in self.schema.children(&table.name) {
-            if !matches!(child.kind, TableKind::Rowid | TableKind::WithoutRowid) || key.columns.iter().any(|(_, to)| table.column(to).is_none()) {
+            if !matches!(child.kind, TableKind::Rowid | TableKind::WithoutRowid)
+                || key.columns.iter().any(|(_, to)| table.column(to).is_none())
+            {
                 continue;
             }
             let touches = |v: &BTreeMap<String, NewValue>| key.columns.iter().any(|(_, to)| v.keys().any(|c| c.eq_ignore_ascii_case(to)));
@@ -357,9 +392,17 @@ impl<'a> Edited<'a> {
             if all.is_empty() {
                 continue;
             }
-            let deeper = self.schema.children(&child.name).any(|(_, k)| k.columns.iter().any(|(_, to)| key.columns.iter().any(|(f, _)| f.eq_ignore_ascii_case(to))));
+            let deeper = self
+                .schema
+                .children(&child.name)
+                .any(|(_, k)| k.columns.iter().any(|(_, to)| key.columns.iter().any(|(f, _)| f.eq_ignore_ascii_case(to))));
             if key.on_update == FkAction::Forbid || deeper {
-                return self.refuse(format!("{} rows of table {} refer to a key of table {} that would be rewritten", all.len(), child.name, table.name));
+                return self.refuse(format!(
+                    "{} rows of table {} refer to a key of table {} that would be rewritten",
+                    all.len(),
+                    child.name,
+                    table.name
+                ));
             }
             for parent in rewritten {
                 let rows = find(&mut std::iter::once(parent))?;
@@ -370,7 +413,13 @@ impl<'a> Edited<'a> {
     }
 
     /// Lets them follow the rewritten keys.
-    fn let_follow(&mut self, db: &Database, table: &Table, dependents: &[Dependent<'_>], expected: &mut HashMap<String, HashMap<i64, bool>>) -> Result<()> {
+    fn let_follow(
+        &mut self,
+        db: &Database,
+        table: &Table,
+        dependents: &[Dependent<'_>],
+        expected: &mut HashMap<String, HashMap<i64, bool>>,
+    ) -> Result<()> {
         for d in dependents {
             let doing = format!("following rewritten keys of table {}", table.name);
             let mut values = Vec::new();
@@ -393,13 +442,21 @@ impl<'a> Edited<'a> {
     }
 
     /// Deletions, with everything that foreign keys hang on them.
-    fn delete(&mut self, db: &Database, names: &[String], work: &BTreeMap<String, Work>, expected: &mut HashMap<String, HashMap<i64, bool>>) -> Result<()> {
-        let gone: BTreeMap<String, BTreeSet<RecordKey>> = work.iter().map(|(t, w)| (t.clone(), w.deletes.keys().cloned().collect())).collect();
+    fn delete(
+        &mut self,
+        db: &Database,
+        names: &[String],
+        work: &BTreeMap<String, Work>,
+        expected: &mut HashMap<String, HashMap<i64, bool>>,
+    ) -> Result<()> {
+        let gone: BTreeMap<String, BTreeSet<RecordKey>> =
+            work.iter().map(|(t, w)| (t.clone(), w.deletes.keys().cloned().collect())).collect();
         if gone.values().all(BTreeSet::is_empty) {
             return Ok(());
         }
         let kept: BTreeMap<String, BTreeSet<RecordKey>> = work.iter().map(|(t, w)| (t.clone(), w.kept.clone())).collect();
-        let consequences = foreign::follow(db.connection(), self.schema, &gone, &kept)?.map_err(|e| self.explain(db, "following foreign keys", e))?;
+        let consequences =
+            foreign::follow(db.connection(), self.schema, &gone, &kept)?.map_err(|e| self.explain(db, "following foreign keys", e))?;
         if let Some(first) = consequences.forbidden.first() {
             let more = consequences.forbidden.len() - 1;
             return self.refuse(if more > 0 { format!("{first} (and {more} more such references)") } else { first.clone() });
@@ -477,7 +534,13 @@ impl<'a> Edited<'a> {
         Ok(())
     }
 
-    fn expect<'k>(&self, expected: &mut HashMap<String, HashMap<i64, bool>>, table: &Table, keys: impl Iterator<Item = &'k RecordKey>, deleted: bool) {
+    fn expect<'k>(
+        &self,
+        expected: &mut HashMap<String, HashMap<i64, bool>>,
+        table: &Table,
+        keys: impl Iterator<Item = &'k RecordKey>,
+        deleted: bool,
+    ) {
         let rows = expected.entry(table.name.to_ascii_lowercase()).or_default();
         for key in keys {
             if let RecordKey::Row(id) = key {
@@ -520,7 +583,8 @@ impl<'a> Edited<'a> {
                 return self.refuse(format!("{extra} rows of table {name} changed that nothing had decided about"));
             }
             if extra > 0 {
-                *self.notes.entry(format!("more rows of table {name} were changed by triggers that the data map allows")).or_default() += extra as u64;
+                *self.notes.entry(format!("more rows of table {name} were changed by triggers that the data map allows")).or_default() +=
+                    extra as u64;
             }
         }
         for (name, rows) in expected {
@@ -553,7 +617,9 @@ struct StoredTrigger(i64, String, String, i64, String);
 /// Whether a row exists.
 pub(super) fn exists(db: &Connection, shape: &RowShape, key: &RecordKey) -> rusqlite::Result<bool> {
     let Some(parts) = shape.parts(key) else { return Ok(false) };
-    let n: i64 = db.prepare_cached(&format!("SELECT count(*) FROM {} WHERE {}", shape.from, shape.is_key(1)))?.query_row(params_from_iter(parts), |r| r.get(0))?;
+    let n: i64 = db
+        .prepare_cached(&format!("SELECT count(*) FROM {} WHERE {}", shape.from, shape.is_key(1)))?
+        .query_row(params_from_iter(parts), |r| r.get(0))?;
     Ok(n > 0)
 }
 

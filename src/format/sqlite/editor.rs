@@ -3,6 +3,7 @@
 //! Finding goes by identity blocks where they cover the probe (row ids → rows → confirmed with the full token), by an index or a scan
 //! where they do not. [`apply`](super::apply) changes rows, [`emit`](super::emit) gives back the runs that differ.
 
+use super::Image;
 use super::apply;
 use super::connect;
 use super::emit;
@@ -12,7 +13,6 @@ use super::rows::{RowShape, by_name, field, from_sql};
 use super::schema::{Affinity, Schema, Table, TableKind};
 use super::scrub::free_pages;
 use super::vfs::Database;
-use super::Image;
 use crate::datamap::{Collection, DataMap, Normalize, Probe, TokenKey, Tokens, Value};
 use crate::format::{Applied, Disposition, EntryContent, EntryEditor, Found, Mentions, NewPiece, RecordKey};
 use crate::{Error, Result};
@@ -49,28 +49,37 @@ impl<'k> SqliteEditor<'k> {
         let overlay = Overlay::new(content.clone(), &limits)?;
         let base = overlay.base_header().clone();
         if base.reserved != 0 {
-            return Err(Bad { page: 0, what: "its pages have reserved bytes (a checksum or encryption extension), so it cannot be edited here" }.at(&path));
+            return Err(Bad {
+                page: 0,
+                what: "its pages have reserved bytes (a checksum or encryption extension), so it cannot be edited here",
+            }
+            .at(&path));
         }
-        let free_before = if content.scrubbed() { free_pages(&overlay, &base)? } else { BTreeSet::new() };
+        let free_before = if content.scrubbed() && content.pieces() > 0 { free_pages(&overlay, &base)? } else { BTreeSet::new() };
         let overlay = Arc::new(Mutex::new(overlay));
+        if content.pieces() == 0 {
+            // Nothing can be found in an empty database, so nothing will be changed.
+            return Ok(SqliteEditor::with(content, key, limits, overlay, (base, free_before), None, Schema::default()));
+        }
         let db = connect::for_edit(&overlay, &limits, false)?;
         let schema = match Schema::load(db.connection()) {
             Ok(schema) => schema,
             Err(error) => return Err(db.take_error().unwrap_or(error)),
         };
-        Ok(SqliteEditor {
-            content,
-            key,
-            limits,
-            overlay,
-            base,
-            free_before,
-            schema,
-            db: Some(db),
-            returned: HashSet::new(),
-            fell_back: false,
-            changed: false,
-        })
+        Ok(SqliteEditor::with(content, key, limits, overlay, (base, free_before), Some(db), schema))
+    }
+
+    fn with(
+        content: Arc<dyn EntryContent>,
+        key: &'k TokenKey,
+        limits: Limits,
+        overlay: Arc<Mutex<Overlay>>,
+        (base, free_before): (Header, BTreeSet<u32>),
+        db: Option<Database>,
+        schema: Schema,
+    ) -> SqliteEditor<'k> {
+        let returned = HashSet::new();
+        SqliteEditor { content, key, limits, overlay, base, free_before, schema, db, returned, fell_back: false, changed: false }
     }
 
     /// The database's schema.
@@ -117,7 +126,14 @@ impl<'k> SqliteEditor<'k> {
     }
 
     /// Keys of rows that may match, by an index of the table or by reading all of it. Every row that matches is among them.
-    fn by_sql(&self, table: &Table, shape: &RowShape, columns: &[String], norms: &[Normalize], wanted: &dyn Tokens) -> Result<Vec<RecordKey>> {
+    fn by_sql(
+        &self,
+        table: &Table,
+        shape: &RowShape,
+        columns: &[String],
+        norms: &[Normalize],
+        wanted: &dyn Tokens,
+    ) -> Result<Vec<RecordKey>> {
         let db = self.db()?;
         let failed = |e| db.explain(format!("searching table {}", table.name))(e);
         if let Some(values) = indexable(table, columns, norms, wanted) {

@@ -75,7 +75,7 @@ fn run_marks(image: &Overlay, header: &Header, layout: &Layout, index: u64, run:
         let Some(first) = tree.cells.first().map(|c| c.rowid) else { continue };
         for root in layout.roots() {
             if locate(image, header, root, first)? == Some(no) {
-                layout.rows_of_page(image, header, no, page, root, key, &mut rows)?;
+                rows.extend(layout.rows_of_page(image, header, no, page, root, key)?);
                 break;
             }
         }

@@ -159,7 +159,12 @@ pub fn follow(
 }
 
 /// Cuts or redirects the references of one row. Returns the rows changed (0 or 1).
-pub fn set_references(db: &Connection, table: &Table, key: &RecordKey, values: &[(String, Reference)]) -> crate::Result<rusqlite::Result<usize>> {
+pub fn set_references(
+    db: &Connection,
+    table: &Table,
+    key: &RecordKey,
+    values: &[(String, Reference)],
+) -> crate::Result<rusqlite::Result<usize>> {
     let shape = RowShape::of(table)?;
     let Some(parts) = shape.parts(key) else { return Ok(Ok(0)) };
     let mut sets = Vec::new();
@@ -209,7 +214,8 @@ pub fn violations(db: &Connection, schema: &Schema) -> rusqlite::Result<Violatio
             Ok(())
         };
         match check() {
-            Err(rusqlite::Error::SqliteFailure(_, Some(text))) if text.contains("foreign key mismatch") || text.contains("no such table") => {}
+            Err(rusqlite::Error::SqliteFailure(_, Some(text)))
+                if text.contains("foreign key mismatch") || text.contains("no such table") => {}
             other => other?,
         }
     }

@@ -32,7 +32,8 @@ impl Follower {
     }
 
     fn new(schema: &Schema, content: &Table, fts: &Table) -> Result<Follower> {
-        let refuse = |why: String| Error::Refused(format!("full-text table {} over table {} cannot follow the edit: {why}", fts.name, content.name));
+        let refuse =
+            |why: String| Error::Refused(format!("full-text table {} over table {} cannot follow the edit: {why}", fts.name, content.name));
         if let Some(why) = schema.unreadable.get(&fts.name) {
             return Err(refuse(why.clone()));
         }
@@ -61,9 +62,13 @@ impl Follower {
     /// will be indexed again by [`Follower::put_back`].
     pub fn take_out(&mut self, db: &Connection, shape: &RowShape, key: &RecordKey, comes_back: bool) -> rusqlite::Result<()> {
         let Some(parts) = shape.parts(key) else { return Ok(()) };
-        let id: i64 = db.prepare_cached(&format!("SELECT {} FROM {} WHERE {}", self.rowid, shape.from, shape.is_key(1)))?.query_row(params_from_iter(&parts), |r| r.get(0))?;
+        let id: i64 = db
+            .prepare_cached(&format!("SELECT {} FROM {} WHERE {}", self.rowid, shape.from, shape.is_key(1)))?
+            .query_row(params_from_iter(&parts), |r| r.get(0))?;
         if let Some((table, key)) = &self.sizes {
-            let indexed: i64 = db.prepare_cached(&format!("SELECT count(*) FROM main.{} WHERE {key} = ?1", quote(table)))?.query_row([id], |r| r.get(0))?;
+            let indexed: i64 = db
+                .prepare_cached(&format!("SELECT count(*) FROM main.{} WHERE {key} = ?1", quote(table)))?
+                .query_row([id], |r| r.get(0))?;
             if indexed == 0 {
                 return Ok(());
             }

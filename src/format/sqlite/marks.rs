@@ -85,7 +85,9 @@ impl Layout {
             }
             let parsed = schema.tables().find_map(|t| Some((t, parse_key(key, t)?)));
             match parsed {
-                Some((table, fields)) => layout.unknown |= !layout.add(db, schema, index, &table.name, &fields, &mut blake3::Hasher::new())?,
+                Some((table, fields)) => {
+                    layout.unknown |= !layout.add(db, schema, index, &table.name, &fields, &mut blake3::Hasher::new())?
+                }
                 // A table that this database does not have has no rows in its blocks.
                 None => layout.unknown |= schema.tables().any(|t| strip_scope(key, &t.name).is_some()),
             }
@@ -175,10 +177,19 @@ impl Layout {
         Ok(true)
     }
 
-    /// Adds the tokens of all rows on leaf page `no` of the table with this root. Rows that cannot be decoded make the probes
+    /// The tokens of all rows on leaf page `no` of the table with this root. Rows that cannot be decoded make the probes
     /// of the table incomplete; only reading the image may fail.
-    pub fn rows_of_page(&self, image: &dyn Image, header: &Header, no: u32, page: &[u8], root: u32, key: &TokenKey, out: &mut Vec<MarkRow>) -> Result<()> {
-        let Some(rows) = self.tables.get(&root) else { return Ok(()) };
+    pub fn rows_of_page(
+        &self,
+        image: &dyn Image,
+        header: &Header,
+        no: u32,
+        page: &[u8],
+        root: u32,
+        key: &TokenKey,
+    ) -> Result<Vec<MarkRow>> {
+        let mut out = Vec::new();
+        let Some(rows) = self.tables.get(&root) else { return Ok(out) };
         let mut tree = Btree::default();
         let read = || -> Result<()> {
             tree.parse(page, no, header).map_err(|b| b.at(&image.path()))?;
@@ -187,7 +198,7 @@ impl Layout {
             }
             for cell in &tree.cells {
                 let values = columns(image, header, no, page, cell, &rows.want)?;
-                rows.tokens(cell.rowid, &values, key, out);
+                rows.tokens(cell.rowid, &values, key, &mut out);
             }
             Ok(())
         };
@@ -195,7 +206,7 @@ impl Layout {
             Some(()) => {}
             None => self.lost.borrow_mut().extend(rows.probes.iter().map(|p| p.index)),
         }
-        Ok(())
+        Ok(out)
     }
 
     /// What was covered in the end: keys of probes that were unreadable somewhere are emptied.
@@ -235,7 +246,11 @@ impl TableRows {
                 continue;
             }
             let fields: Vec<Vec<Value<'static>>> = probe.fields.iter().map(|f| vec![value(f)]).collect();
-            out.extend(key.of_fields(&fields, &probe.norms).into_iter().map(|t| MarkRow { probe: probe.index, record: rowid, token: t.short() }));
+            out.extend(key.of_fields(&fields, &probe.norms).into_iter().map(|t| MarkRow {
+                probe: probe.index,
+                record: rowid,
+                token: t.short(),
+            }));
         }
     }
 }
@@ -271,7 +286,10 @@ fn parse_key(key: &str, table: &Table) -> Option<Vec<(String, Normalize)>> {
 /// The value that SQLite gives for a column to rows that were written before it was added.
 fn default_value(db: &Connection, decl_type: &str, sql: &str) -> rusqlite::Result<Value<'static>> {
     db.execute_batch("DROP TABLE IF EXISTS temp.reseal_default")?;
-    db.execute_batch(&format!("CREATE TEMP TABLE reseal_default(c {} DEFAULT ({sql}), d); INSERT INTO temp.reseal_default(d) VALUES(0)", quote_type(decl_type)))?;
+    db.execute_batch(&format!(
+        "CREATE TEMP TABLE reseal_default(c {} DEFAULT ({sql}), d); INSERT INTO temp.reseal_default(d) VALUES(0)",
+        quote_type(decl_type)
+    ))?;
     let value = db.query_row("SELECT c FROM temp.reseal_default", [], |r| Ok(super::rows::from_sql(r.get_ref(0)?)));
     db.execute_batch("DROP TABLE temp.reseal_default")?;
     value
@@ -303,7 +321,7 @@ impl Medium for SchemaOnly {
     fn truncate(&mut self, _: u64) -> Result<()> {
         Err(Error::Refused("a schema is only read".into()))
     }
-    fn len(&mut self) -> u64 {
+    fn size(&mut self) -> u64 {
         self.len
     }
 }
@@ -355,6 +373,9 @@ impl<'a> Cut<'a> {
     /// for byte, not covered, with a warning. Only reading fails.
     pub fn plan(image: &'a dyn Image, map: &DataMap, collections: &[usize], key: &'a TokenKey) -> Result<Cut<'a>> {
         let mut cut = Cut { image, key, layout: None, plan: None, warnings: Vec::new() };
+        if image.is_empty() {
+            return Ok(cut);
+        }
         match ScrubPlan::build(image) {
             Ok(plan) => cut.plan = Some(plan),
             Err(Error::Format { detail, .. }) => {
@@ -398,7 +419,9 @@ impl<'a> Cut<'a> {
                 }
             }
             let marks = || match (&self.layout, &self.plan) {
-                (Some(layout), Some(plan)) if !layout.covers.is_empty() => run_marks(self.image, layout, plan, index, &run, self.key).map(Some),
+                (Some(layout), Some(plan)) if !layout.covers.is_empty() => {
+                    run_marks(self.image, layout, plan, index, &run, self.key).map(Some)
+                }
                 _ => Ok(None),
             };
             out(&run, &marks)?;
@@ -410,7 +433,12 @@ impl<'a> Cut<'a> {
         if self.plan.as_ref().is_some_and(|p| p.orphans() > 0) {
             self.warnings.push(format!("{} pages belonged to nothing and were zeroed", scrub.orphans));
         }
-        Ok(CutReport { covers, scrubbed: self.plan.is_some() && unscrubbed == 0, scrub, warnings: self.warnings })
+        Ok(CutReport {
+            covers,
+            scrubbed: (self.plan.is_some() || self.image.is_empty()) && unscrubbed == 0,
+            scrub,
+            warnings: self.warnings,
+        })
     }
 }
 
@@ -424,7 +452,7 @@ fn run_marks(image: &dyn Image, layout: &Layout, plan: &ScrubPlan, index: u64, r
         if let Tag::Leaf(root) = plan.tag(no)
             && let Some(root) = plan.roots().get(root as usize)
         {
-            layout.rows_of_page(image, header, no, page, *root, key, &mut rows)?;
+            rows.extend(layout.rows_of_page(image, header, no, page, *root, key)?);
         }
     }
     Ok(block(rows))

@@ -27,8 +27,9 @@ pub mod pages;
 pub mod record;
 mod rows;
 pub mod schema;
-pub mod snapshot;
 pub mod scrub;
+pub mod snapshot;
+mod spool;
 pub mod vfs;
 
 use crate::Result;
@@ -90,3 +91,6 @@ impl Image for Vec<u8> {
 pub(crate) fn read_page(image: &dyn Image, header: &Header, no: u32, buf: &mut [u8]) -> Result<()> {
     image.read_at(header.offset(no), buf)
 }
+
+#[cfg(test)]
+mod tests;

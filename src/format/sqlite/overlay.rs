@@ -59,15 +59,30 @@ impl Overlay {
         for i in 0..pieces {
             let len = content.piece_len(i);
             if len == 0 || len > RUN as u64 || (len < RUN as u64 && i + 1 < pieces) {
-                return Err(Error::format(path, "was not cut into runs of pages when it was archived, so it cannot be edited page by page"));
+                return Err(Error::format(
+                    path,
+                    "was not cut into runs of pages when it was archived, so it cannot be edited page by page",
+                ));
             }
             base_len += len;
         }
         let runs = Mutex::new(Runs { open: HashMap::new(), tick: 0, most: (limits.runs / RUN as u64).max(4) as usize });
-        let first = if pieces > 0 { content.piece(0)? } else { Arc::default() };
-        let base = Header::parse(&first, base_len).map_err(|b| b.at(&path))?;
+        let base = match pieces {
+            0 => Header::empty(),
+            _ => Header::parse(&content.piece(0)?, base_len).map_err(|b| b.at(&path))?,
+        };
         let page = base.page;
-        Ok(Overlay { content, runs, base_len, visible: base_len, base, page, written: BTreeMap::new(), len: base_len, limit: limits.overlay })
+        Ok(Overlay {
+            content,
+            runs,
+            base_len,
+            visible: base_len,
+            base,
+            page,
+            written: BTreeMap::new(),
+            len: base_len,
+            limit: limits.overlay,
+        })
     }
 
     /// The header of the database as archived.
@@ -242,7 +257,7 @@ impl Medium for Overlay {
         Ok(())
     }
 
-    fn len(&mut self) -> u64 {
+    fn size(&mut self) -> u64 {
         self.len
     }
 }

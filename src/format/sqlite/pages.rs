@@ -148,6 +148,20 @@ impl Header {
         Ok(Header { page, usable, pages, free_head: word(32), auto_vacuum: word(52) != 0, reserved, wal, encoding })
     }
 
+    /// Of an empty file, which is an empty database.
+    pub fn empty() -> Header {
+        Header {
+            page: 4096,
+            usable: 4096,
+            pages: 0,
+            free_head: 0,
+            auto_vacuum: false,
+            reserved: 0,
+            wal: false,
+            encoding: TextEncoding::Utf8,
+        }
+    }
+
     /// Where a page begins in the file.
     pub fn offset(&self, no: u32) -> u64 {
         (u64::from(no) - 1) * self.page as u64
@@ -413,26 +427,14 @@ mod tests {
     use proptest::prelude::*;
 
     pub(crate) fn header(page: usize) -> Header {
-        Header {
-            page,
-            usable: page,
-            pages: 1000,
-            free_head: 0,
-            auto_vacuum: false,
-            reserved: 0,
-            wal: false,
-            encoding: TextEncoding::Utf8,
-        }
+        Header { page, usable: page, pages: 1000, free_head: 0, auto_vacuum: false, reserved: 0, wal: false, encoding: TextEncoding::Utf8 }
     }
 
     #[test]
     fn varints_have_one_to_nine_bytes() {
-        for (bytes, value) in [
-            (&[0x7f][..], 127),
-            (&[0x81, 0x00], 128),
-            (&[0xff; 9], u64::MAX),
-            (&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x05], 5),
-        ] {
+        for (bytes, value) in
+            [(&[0x7f][..], 127), (&[0x81, 0x00], 128), (&[0xff; 9], u64::MAX), (&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x05], 5)]
+        {
             let mut at = 0;
             assert_eq!(varint(bytes, &mut at), Some(value));
             assert_eq!(at, bytes.len());

@@ -142,13 +142,7 @@ fn payload(image: &dyn Image, header: &Header, no: u32, local: &[u8], cell: &Cel
 }
 
 /// Follows an overflow chain of `len` bytes from page `first`: each page and how many of its bytes are used, link included.
-pub fn chain(
-    image: &dyn Image,
-    header: &Header,
-    first: u32,
-    len: u64,
-    visit: &mut dyn FnMut(u32, usize) -> Parsed<()>,
-) -> Result<()> {
+pub fn chain(image: &dyn Image, header: &Header, first: u32, len: u64, visit: &mut dyn FnMut(u32, usize) -> Parsed<()>) -> Result<()> {
     let per = header.usable as u64 - 4;
     let (mut next, mut left) = (first, len);
     let mut link = [0; 4];

@@ -196,7 +196,8 @@ mod tests {
             parts.iter().for_each(|p| p.encode(&mut bytes));
             let mut rest = bytes.as_slice();
             for p in &parts {
-                prop_assert_eq!(KeyPart::decode(&mut rest).as_ref(), Some(p));
+                let back = KeyPart::decode(&mut rest);
+                prop_assert_eq!(back.as_ref(), Some(p));
             }
         }
 

@@ -189,7 +189,9 @@ impl Table {
         let mut keys = self.columns.iter().filter(|c| c.key > 0);
         match (keys.next(), keys.next()) {
             // An index for a single key column exists exactly when it is not the row id (`INTEGER PRIMARY KEY DESC`, `INT PRIMARY KEY`).
-            (Some(c), None) if self.kind == TableKind::Rowid && c.decl_type.eq_ignore_ascii_case("INTEGER") && !self.has_key_index => Some(c),
+            (Some(c), None) if self.kind == TableKind::Rowid && c.decl_type.eq_ignore_ascii_case("INTEGER") && !self.has_key_index => {
+                Some(c)
+            }
             _ => None,
         }
     }
@@ -264,9 +266,9 @@ impl Schema {
 
     /// Foreign keys whose parent is this table: the child tables and their keys.
     pub fn children<'a>(&'a self, parent: &'a str) -> impl Iterator<Item = (&'a Table, &'a ForeignKey)> {
-        self.tables.values().flat_map(move |t| {
-            t.foreign_keys.iter().filter(move |f| f.parent.eq_ignore_ascii_case(parent)).map(move |f| (t, f))
-        })
+        self.tables
+            .values()
+            .flat_map(move |t| t.foreign_keys.iter().filter(move |f| f.parent.eq_ignore_ascii_case(parent)).map(move |f| (t, f)))
     }
 
     /// Full-text tables whose text is this table.
@@ -299,7 +301,8 @@ fn read(db: &Connection) -> rusqlite::Result<Schema> {
             _ => {}
         }
     }
-    let mut list = db.prepare("SELECT name, type, wr FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")?;
+    let mut list =
+        db.prepare("SELECT name, type, wr FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")?;
     let tables: Vec<(String, String, bool)> =
         list.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?.collect::<rusqlite::Result<_>>()?;
     for (name, kind, without_rowid) in tables {
@@ -401,7 +404,9 @@ fn fill(db: &Connection, table: &mut Table) -> rusqlite::Result<()> {
     {
         c.unique = true;
     }
-    let mut list = db.prepare("SELECT id, \"table\", \"from\", \"to\", on_update, on_delete FROM pragma_foreign_key_list(?1, 'main') ORDER BY id, seq")?;
+    let mut list = db.prepare(
+        "SELECT id, \"table\", \"from\", \"to\", on_update, on_delete FROM pragma_foreign_key_list(?1, 'main') ORDER BY id, seq",
+    )?;
     let mut rows = list.query([&table.name])?;
     let mut last = None;
     while let Some(row) = rows.next()? {

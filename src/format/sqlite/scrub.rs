@@ -152,13 +152,8 @@ impl ScrubPlan {
             return Err(Bad { page: 0, what: "its pages have reserved bytes" }.at(&image.path()));
         }
         let schema = schema_pages(image, &header)?;
-        let mut plan = ScrubPlan {
-            tags: vec![0; header.pages as usize + 1],
-            header,
-            roots: schema.roots,
-            orphans: 0,
-            tree: Btree::default(),
-        };
+        let mut plan =
+            ScrubPlan { tags: vec![0; header.pages as usize + 1], header, roots: schema.roots, orphans: 0, tree: Btree::default() };
         plan.mark_fixed();
         plan.mark_freelist(image)?;
         let chains = plan.mark_trees(image)?;
@@ -378,7 +373,9 @@ pub fn for_freelist(image: &dyn Image, header: &Header, visit: &mut dyn FnMut(u3
 /// All free pages; fails also when one is listed twice.
 pub fn free_pages(image: &dyn Image, header: &Header) -> Result<BTreeSet<u32>> {
     let mut out = BTreeSet::new();
-    for_freelist(image, header, &mut |no, _| if out.insert(no) { Ok(()) } else { Err(Bad { page: no, what: "listed twice in the freelist" }) })?;
+    for_freelist(image, header, &mut |no, _| {
+        if out.insert(no) { Ok(()) } else { Err(Bad { page: no, what: "listed twice in the freelist" }) }
+    })?;
     Ok(out)
 }
 

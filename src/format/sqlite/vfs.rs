@@ -21,7 +21,7 @@ pub trait Medium: Send {
     /// Cuts the file.
     fn truncate(&mut self, len: u64) -> Result<()>;
     /// Length in bytes.
-    fn len(&mut self) -> u64;
+    fn size(&mut self) -> u64;
 }
 
 /// Write-ahead log and journal may grow to this many bytes; an edit keeps its journal in SQLite's memory, so they stay small.
@@ -240,7 +240,13 @@ unsafe fn file_of<'a>(file: *mut ffi::sqlite3_file) -> (&'a State, Which) {
     }
 }
 
-unsafe extern "C" fn open(vfs: *mut ffi::sqlite3_vfs, name: *const c_char, file: *mut ffi::sqlite3_file, flags: c_int, out: *mut c_int) -> c_int {
+unsafe extern "C" fn open(
+    vfs: *mut ffi::sqlite3_vfs,
+    name: *const c_char,
+    file: *mut ffi::sqlite3_file,
+    flags: c_int,
+    out: *mut c_int,
+) -> c_int {
     // SAFETY: SQLite passes its own file system, a name or null, and `szOsFile` bytes at `file`.
     unsafe {
         (*file).pMethods = ptr::null();
@@ -383,7 +389,7 @@ unsafe extern "C" fn size(file: *mut ffi::sqlite3_file, out: *mut i64) -> c_int 
         let (state, which) = file_of(file);
         guard(state, ffi::SQLITE_IOERR_FSTAT, || {
             *out = match which {
-                Which::Db => lock(state).len() as i64,
+                Which::Db => lock(state).size() as i64,
                 Which::Side(i) => side(state).files.get(i).and_then(Option::as_ref).map_or(0, |f| f.len() as i64),
             };
             Ok(ffi::SQLITE_OK)

@@ -79,7 +79,7 @@ fn hits_say_where_and_whether_they_are_a_part_of_more() {
 fn base64_is_found_across_line_ends_and_told_from_its_other_cases() {
     let text = format!("{}Annabel Leigh{}", "x".repeat(47), "y".repeat(40));
     for shift in 0..3 {
-        let encoded = base64(text[shift..].as_bytes());
+        let encoded = base64(&text.as_bytes()[shift..]);
         assert_eq!(variants(&["Annabel Leigh"], encoded.as_bytes()), ["base64"]);
         let mut folded: Vec<u8> = Vec::new();
         for line in encoded.as_bytes().chunks(64) {
@@ -123,15 +123,22 @@ fn containers_within_containers_are_opened() {
     let nested = s.search_nested(&outer, Limits::default());
     assert_eq!(nested.members, 3);
     assert!(!nested.incomplete);
-    let kinds: Vec<&str> = nested.hits[0].inside.iter().map(|(k, _)| *k).collect();
-    assert_eq!(kinds, ["gzip", "zip", "zstd"]);
-    assert_eq!((nested.hits.len(), nested.hits[0].inside[0].1, nested.hits[0].hit.offset), (1, 10, 4));
+    // A packer may leave bytes as they are, so that the value shows on the way already; the innermost place is what counts.
+    let deepest = nested.hits.iter().find(|h| h.inside.len() == 3).unwrap();
+    assert_eq!(deepest.inside.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), ["gzip", "zip", "zstd"]);
+    assert_eq!((deepest.inside[0].1, deepest.hit.offset), (10, 4));
 }
 
 #[test]
 fn what_was_not_looked_into_is_said() {
     let s = search(&["Annabel Leigh"]);
-    let whole = gzip(&[b"Annabel Leigh ".repeat(2000).as_slice(), &(0..60_000u32).flat_map(|i| blake3::hash(&i.to_le_bytes()).as_bytes()[..2].to_vec()).collect::<Vec<_>>()].concat());
+    let whole = gzip(
+        &[
+            b"Annabel Leigh ".repeat(2000).as_slice(),
+            &(0..60_000u32).flat_map(|i| blake3::hash(&i.to_le_bytes()).as_bytes()[..2].to_vec()).collect::<Vec<_>>(),
+        ]
+        .concat(),
+    );
     let cut = s.search_nested(&whole[..whole.len() / 2], Limits::default());
     assert!(cut.incomplete && !cut.hits.is_empty());
     assert!(s.search_nested(&whole, Limits { bytes: 100, ..Limits::default() }).incomplete);
