@@ -246,7 +246,7 @@ impl LocalStore {
                 Alive::Unknown => {}
             }
         }
-        fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| now.saturating_sub(stat.st_mtime as i64) > LEFTOVER_AGE)
+        fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| now.saturating_sub(stat.st_mtime) > LEFTOVER_AGE)
     }
 }
 
@@ -407,7 +407,7 @@ impl Store for LocalStore {
         let dir = self.root.try_clone().map_err(|e| self.failed("clean", "", e))?;
         let probe = self.temporary(&dir, "", b"")?;
         let now =
-            fs::statat(&dir, probe.name.as_str(), AtFlags::SYMLINK_NOFOLLOW).map_err(|e| self.failed("clean", "", e))?.st_mtime as i64;
+            fs::statat(&dir, probe.name.as_str(), AtFlags::SYMLINK_NOFOLLOW).map_err(|e| self.failed("clean", "", e))?.st_mtime;
         drop(probe);
         self.sweep("", &dir, now, 0)
     }
