@@ -406,8 +406,7 @@ impl Store for LocalStore {
         // The file system's own time, so that ages compare like with like and no clock is asked.
         let dir = self.root.try_clone().map_err(|e| self.failed("clean", "", e))?;
         let probe = self.temporary(&dir, "", b"")?;
-        let now =
-            fs::statat(&dir, probe.name.as_str(), AtFlags::SYMLINK_NOFOLLOW).map_err(|e| self.failed("clean", "", e))?.st_mtime;
+        let now = fs::statat(&dir, probe.name.as_str(), AtFlags::SYMLINK_NOFOLLOW).map_err(|e| self.failed("clean", "", e))?.st_mtime;
         drop(probe);
         self.sweep("", &dir, now, 0)
     }
