@@ -534,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_leaves_nothing_behind() {
+    fn a_temporary_file_that_never_got_its_name_goes_away() {
         let (_dir, store) = store();
         let (dir, _) = store.make_parent("a/b").unwrap();
         let temporary = store.temporary(&dir, "a/b", b"x").unwrap();
