@@ -32,7 +32,8 @@ fn object(slot: &SlotInfo) -> Value {
 fn list(cx: &Context) -> Result<u8> {
     let session = cx.session()?;
     let slots = session.repo.slots()?;
-    let mut table = Table::new(&[("slot", Align::Left), ("label", Align::Left), ("kind", Align::Left), ("made (UTC)", Align::Left), ("", Align::Left)]);
+    let mut table =
+        Table::new(&[("slot", Align::Left), ("label", Align::Left), ("kind", Align::Left), ("made (UTC)", Align::Left), ("", Align::Left)]);
     for s in &slots {
         let here = if s.current { "opened this" } else { "" };
         table.row(vec![text::short(s.id), s.label.clone(), kind(s).into(), text::time(s.created), here.into()]);
@@ -65,7 +66,7 @@ fn remove(cx: &Context, args: &KeysRemove) -> Result<u8> {
     session.repo.remove_slot(&slot.id)?;
     session.record(&Event::KeyRemoved { slot: slot.id.to_string() })?;
     cx.ui.say(&format!("removed key slot {} ({})", text::short(slot.id), slot.label));
-    cx.env.monitor.warn("whoever knows its secret and kept a copy of the slot still has the root key; replace it with: reseal keys rotate");
+    cx.ui.warn("whoever knows its secret and kept a copy of the slot still has the root key; replace it with: reseal keys rotate");
     cx.ui.object(&json!({ "removed": object(slot) }));
     Ok(DONE)
 }

@@ -71,7 +71,17 @@ impl Ui {
 
     /// Something that must not be overlooked.
     pub fn warn(&self, text: &str) {
+        self.flush();
         self.progress.warn(text);
+    }
+
+    /// Brings out what was written so far, so that the two streams read in order where they meet.
+    fn flush(&self) {
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        if !out.gone {
+            let flushed = out.stdout.flush();
+            out.keep(flushed);
+        }
     }
 
     /// The one object of `--json`.
@@ -100,12 +110,8 @@ impl Ui {
     /// Brings out what is left. Fails when standard output took not all of it, except when its reader simply left.
     pub fn finish(&self) -> Result<()> {
         self.progress.clear();
-        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-        let flushed = out.stdout.flush();
-        if !out.gone {
-            out.keep(flushed);
-        }
-        match out.failed.take() {
+        self.flush();
+        match self.out.lock().unwrap_or_else(PoisonError::into_inner).failed.take() {
             Some(e) => Err(Error::io("write", "standard output")(e)),
             None => Ok(()),
         }
@@ -114,6 +120,7 @@ impl Ui {
     /// An error, for a person and, with `--json`, for a script.
     pub fn error(&self, error: &Error) {
         let text = error_text(error);
+        self.flush();
         self.progress.error(&text);
         self.object(&error_object(&text, error.exit_code()));
     }
@@ -123,7 +130,14 @@ impl Ui {
 pub fn error_text(error: &Error) -> String {
     match error {
         Error::Config(findings) if findings.len() > 1 => format!("the configuration has {} mistakes:\n{error}", findings.len()),
-        Error::Locked { .. } => format!("{error}; wait for it to end and run the same command again"),
+        Error::Locked { what, holder, since, .. } => {
+            let what = match what.strip_prefix("leases/") {
+                Some("keys" | "slots" | "root") | None => "the repository".to_string(),
+                Some(dataset) => format!("dataset {dataset}"),
+            };
+            let since = since.parse().map_or_else(|_| since.clone(), |t| format!("{} UTC", super::text::time(t)));
+            format!("{what} is being written to by {holder}, since {since}; wait for that to end and run the same command again")
+        }
         _ => error.to_string(),
     }
 }
