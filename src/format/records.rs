@@ -135,6 +135,7 @@ pub struct RecordsEditor<'k> {
     cache: VecDeque<(usize, Arc<Vec<u8>>)>,
     cached: usize,
     fell_back: bool,
+    missing: BTreeSet<String>,
     malformed: BTreeMap<usize, u32>,
     changed: Option<BTreeMap<usize, Vec<u8>>>,
 }
@@ -164,6 +165,7 @@ impl<'k> RecordsEditor<'k> {
             cache: VecDeque::new(),
             cached: 0,
             fell_back: false,
+            missing: BTreeSet::new(),
             malformed: BTreeMap::new(),
             changed: None,
         })
@@ -256,6 +258,21 @@ fn any_wanted(marks: &Marks, probe: u16, wanted: &dyn Tokens) -> bool {
     marks.rows.iter().skip(from).take_while(|row| row.probe == probe).any(|row| wanted.contains_short(row.token))
 }
 
+impl RecordsEditor<'_> {
+    /// Where the context names the columns, a probe's field must be one of them.
+    fn note_missing(&mut self, probe: &Probe) -> Result<()> {
+        if self.content.pieces() == 0 {
+            return Ok(());
+        }
+        let Some(marks) = self.content.marks(0)? else { return Ok(()) };
+        let columns = self.format.columns(&marks.context)?;
+        if !columns.is_empty() {
+            self.missing.extend(probe.fields.iter().filter(|(f, _)| !columns.contains(f)).map(|(f, _)| format!("column {f}")));
+        }
+        Ok(())
+    }
+}
+
 impl EntryEditor for RecordsEditor<'_> {
     fn find(&mut self, map: &DataMap, index: usize, probe: &Probe, wanted: &dyn Tokens) -> Result<Vec<Found>> {
         let collection = self.collection(map, index)?;
@@ -266,6 +283,7 @@ impl EntryEditor for RecordsEditor<'_> {
         let key = probe.key(&collection.name);
         let covered = self.content.covers().iter().position(|c| *c == key).and_then(|p| u16::try_from(p).ok());
         self.fell_back |= covered.is_none() && self.content.pieces() > 0;
+        self.note_missing(probe)?;
 
         let mut fields: Vec<String> = probe.fields.iter().map(|(f, _)| f.clone()).collect();
         let places: Vec<usize> = (0..fields.len()).collect();
@@ -384,6 +402,10 @@ impl EntryEditor for RecordsEditor<'_> {
 
     fn fell_back(&self) -> bool {
         self.fell_back
+    }
+
+    fn missing(&self) -> Vec<String> {
+        self.missing.iter().cloned().collect()
     }
 }
 
