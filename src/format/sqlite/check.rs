@@ -1,0 +1,69 @@
+//! Looking at an edited database as a stranger would: on a fresh connection, after the scrub, before anything is given back.
+
+use super::apply::{Work, exists, reopen};
+use super::editor::SqliteEditor;
+use super::overlay::Overlay;
+use super::pages::{Btree, Kind};
+use super::rows::RowShape;
+use super::{Image, read_page};
+use crate::{Error, Result};
+use rusqlite::Connection;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+/// Fails unless the database is whole and the deleted rows are gone.
+pub(super) fn after_edit(editor: &SqliteEditor<'_>, work: &BTreeMap<String, Work>, notes: &mut Vec<String>) -> Result<()> {
+    let path = editor.path();
+    let broken = |what: String| Error::Verification(format!("{path}: after the edit, {what}; nothing was changed"));
+    parse_written(editor)?;
+    let db = reopen(editor)?;
+    for (name, w) in work {
+        let Some(table) = editor.schema.table(name) else { continue };
+        let shape = RowShape::of(table)?;
+        for key in w.deletes.keys() {
+            if exists(db.connection(), &shape, key).map_err(db.explain("looking for deleted rows"))? {
+                return Err(broken(format!("a deleted row of table {} is still there", table.name)));
+            }
+        }
+    }
+    if !editor.is_small() {
+        notes.push("checked: every written page (the database is too large to be checked as a whole each time)".into());
+        return Ok(());
+    }
+    let after = problems(db.connection()).map_err(db.explain("checking the database"))?;
+    if !after.is_empty() {
+        // What was wrong before the edit is not its doing.
+        let base = Arc::new(Mutex::new(Overlay::new(editor.content.clone(), &editor.limits)?));
+        let base = super::connect::for_reading_base(&base, &editor.limits)?;
+        let before = problems(base.connection()).map_err(base.explain("checking the database"))?;
+        if let Some(new) = after.difference(&before).next() {
+            return Err(broken(format!("sqlite finds it damaged: {new}")));
+        }
+        notes.push(format!("{} findings of sqlite's integrity check were there before the edit", after.len()));
+    }
+    notes.push("checked: the whole database".into());
+    Ok(())
+}
+
+/// Findings of SQLite's own check. It names tables, indexes, row ids and pages, not values.
+fn problems(db: &Connection) -> rusqlite::Result<BTreeSet<String>> {
+    let mut statement = db.prepare("PRAGMA integrity_check(1000)")?;
+    let rows = statement.query_map([], |r| r.get::<_, String>(0))?;
+    let all: BTreeSet<String> = rows.collect::<rusqlite::Result<_>>()?;
+    Ok(all.into_iter().filter(|t| t != "ok").collect())
+}
+
+/// Every written page that is a b-tree page parses as one.
+fn parse_written(editor: &SqliteEditor<'_>) -> Result<()> {
+    let overlay = editor.overlay();
+    let header = overlay.header()?;
+    let (mut buf, mut tree) = (vec![0; header.page], Btree::default());
+    for no in overlay.written().into_iter().filter(|no| *no <= header.pages && !header.is_pointer_map(*no)) {
+        read_page(&*overlay, &header, no, &mut buf)?;
+        let flag = buf.get(if no == 1 { super::pages::HEADER } else { 0 }).copied();
+        if no == 1 || flag.and_then(Kind::of).is_some() {
+            tree.parse(&buf, no, &header).map_err(|b| b.at(&overlay.path()))?;
+        }
+    }
+    Ok(())
+}

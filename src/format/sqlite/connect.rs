@@ -1,0 +1,57 @@
+//! Opening an archived database for an edit: the settings, in the order that works, each of which keeps something from happening
+//! that must not (an application's triggers, plaintext in a temporary file, a page that grows beyond its bounds).
+
+use super::overlay::{Limits, Overlay};
+use super::vfs::Database;
+use crate::{Error, Result};
+use rusqlite::config::DbConfig;
+use std::sync::{Arc, Mutex};
+
+/// Opens for writing. `triggers`: whether the schema's triggers run.
+pub fn for_edit(overlay: &Arc<Mutex<Overlay>>, limits: &Limits, triggers: bool) -> Result<Database> {
+    let db = Database::open(overlay.clone(), true)?;
+    let journal = configure(&db, limits, triggers).map_err(db.explain("opening a database in an archive"))?;
+    if journal != "memory" {
+        return Err(Error::Refused(format!("sqlite keeps its journal in mode {journal} instead of in memory")));
+    }
+    Ok(db)
+}
+
+fn configure(db: &Database, limits: &Limits, triggers: bool) -> rusqlite::Result<String> {
+    let c = db.connection();
+    c.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    c.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, triggers)?;
+    // Foreign keys are honoured by `foreign`, which can say what it did; the bundled build turns SQLite's own handling on.
+    c.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
+    // Before the first read: a database in write-ahead-log mode then needs no shared memory.
+    c.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    c.pragma_update(None, "temp_store", "MEMORY")?;
+    c.pragma_update(None, "cell_size_check", true)?;
+    let journal: String = c.query_row("PRAGMA journal_mode=MEMORY", [], |r| r.get(0))?;
+    c.pragma_update(None, "synchronous", "OFF")?;
+    let _: i64 = c.query_row("PRAGMA secure_delete=ON", [], |r| r.get(0))?;
+    c.pragma_update(None, "cache_size", -((limits.page_cache >> 10) as i64))?;
+    c.pragma_update(None, "automatic_index", false)?;
+    c.set_prepared_statement_cache_capacity(64);
+    Ok(journal)
+}
+
+/// Opens for reading only.
+pub fn for_reading(overlay: &Arc<Mutex<Overlay>>, limits: &Limits) -> Result<Database> {
+    let db = Database::open(overlay.clone(), false)?;
+    let configured = (|| {
+        let c = db.connection();
+        c.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+        c.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+        c.pragma_update(None, "temp_store", "MEMORY")?;
+        c.pragma_update(None, "cell_size_check", true)?;
+        c.pragma_update(None, "cache_size", -((limits.page_cache >> 10) as i64))
+    })();
+    configured.map_err(db.explain("opening a database in an archive"))?;
+    Ok(db)
+}
+
+/// Opens an overlay that nothing was written to, for reading: its header may still say that there is a write-ahead log.
+pub fn for_reading_base(overlay: &Arc<Mutex<Overlay>>, limits: &Limits) -> Result<Database> {
+    for_edit(overlay, limits, false)
+}
