@@ -84,18 +84,21 @@ pub fn marks_for(
         let places = probe.iter().filter_map(|(name, _)| fields.binary_search(name).ok()).collect();
         wanted.push((number, places, probe.iter().map(|(_, n)| *n).collect()));
     }
-    let mut rows = Vec::new();
+    // By probe, so that each list comes sorted but for the few records with several values.
+    let mut rows: Vec<Vec<MarkRow>> = vec![Vec::new(); wanted.len()];
     let scanned = format.scan(context, piece, &fields, &mut |record| {
-        for (probe, places, normalize) in &wanted {
+        for ((probe, places, normalize), rows) in wanted.iter().zip(&mut rows) {
             tokens(key, record.values, places, normalize, &mut |token| {
                 rows.push(MarkRow { probe: *probe, record: i64::from(record.index), token: token.short() });
             });
         }
         Ok(Decision::Keep)
     })?;
-    rows.sort_unstable();
-    rows.dedup();
-    Ok((Marks { context: context.to_vec(), records: scanned.records, rows }, scanned))
+    for rows in &mut rows {
+        rows.sort();
+        rows.dedup();
+    }
+    Ok((Marks { context: context.to_vec(), records: scanned.records, rows: rows.concat() }, scanned))
 }
 
 /// Calls `each` with the tokens of a record for a probe.
