@@ -146,3 +146,18 @@ pub fn error_text(error: &Error) -> String {
 pub fn error_object(message: &str, exit_code: u8) -> Value {
     serde_json::json!({ "error": { "message": message, "exit_code": exit_code } })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_locked_out_is_told_by_whom() {
+        let locked = |what: &str| {
+            let (since, expires) = ("2026-11-01T02:00:59Z".to_string(), String::new());
+            error_text(&Error::Locked { what: what.to_string(), holder: "process 7 on vm".into(), since, expires })
+        };
+        assert!(locked("leases/crm").starts_with("dataset crm is being written to by process 7 on vm, since 2026-11-01 02:00 UTC;"));
+        assert!(locked("leases/keys").starts_with("the repository is"));
+    }
+}
