@@ -103,7 +103,11 @@ pub fn backup(session: &Session, config: &config::Dataset, tag: Option<String>) 
     writer.finish()?;
     session.env.stop.check("no archive was made; run the same command again")?;
     lease.check()?;
-    let met: Vec<usize> = shared.met.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter().copied().collect();
+    let mut met: Vec<usize> = shared.met.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter().copied().collect();
+    // Whoever was in the archive before is probably in what was taken over from it.
+    met.extend((0..erased.len()).filter(|i| state.requests.iter().any(|r| r.id == erased[*i].0 && !r.still_live.is_empty())));
+    met.sort_unstable();
+    met.dedup();
     let head = Head {
         archive: ArchiveId::random(session.env.random.as_ref())?,
         dataset: config.name.clone(),

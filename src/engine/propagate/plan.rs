@@ -12,6 +12,7 @@ use crate::engine::wanted::{Person, Wanted};
 use crate::format::Disposition;
 use crate::policy::State as Stage;
 use crate::repository::Listed;
+use crate::repository::entry::display_path;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -53,6 +54,8 @@ pub struct ArchivePlan {
     pub kept: BTreeMap<(usize, String), u64>,
     /// What cannot be done, and why.
     pub cannot: Vec<String>,
+    /// Entries without a field or table that the map asks for: they are searched byte by byte afterwards.
+    pub missing: Vec<String>,
     /// Entries that had to be read, because the map is newer than the archive's identity blocks.
     pub fell_back: Vec<String>,
     /// Bytes of plaintext of the pieces that would be read and written anew: an estimate, entry by entry.
@@ -71,11 +74,16 @@ pub struct Searched<'k> {
     pub decided: Vec<Decided>,
 }
 
-/// Chooses requests and searches every archive of their datasets.
+/// Chooses the requests of a run, without searching any archive: what [`super::execute`] needs.
+pub fn choose_requests(session: &Session, options: &Options) -> Result<Plan> {
+    let (requests, waiting) = choose(session, &session.state()?, options)?;
+    Ok(Plan { datasets: Vec::new(), waiting, skipped_waiting: options.now.clone(), requests })
+}
+
+/// Chooses requests and searches every archive of their datasets: what `--dry-run` prints.
 pub fn plan(session: &Session, options: &Options) -> Result<Plan> {
     let state = session.state()?;
-    let (requests, waiting) = choose(session, &state, options)?;
-    let mut plan = Plan { datasets: Vec::new(), waiting, skipped_waiting: options.now.clone(), requests };
+    let mut plan = choose_requests(session, options)?;
     let names: BTreeSet<String> = plan.requests.iter().flat_map(|r| r.datasets.keys().cloned()).collect();
     for name in names {
         let config = session.dataset_config(&name)?;
@@ -156,6 +164,7 @@ fn plan_dataset(
             tally: Tally::new(),
             kept: BTreeMap::new(),
             cannot: Vec::new(),
+            missing: Vec::new(),
             fell_back: Vec::new(),
             bytes: 0,
             also_known: BTreeMap::new(),
@@ -187,7 +196,9 @@ fn describe(
                 }
             }
             plan.fell_back = searched.matches.fell_back.clone();
-            plan.cannot.extend(searched.matches.failed.iter().map(|(entry, why)| format!("{entry}: {why}")));
+            plan.cannot.extend(searched.matches.failed.iter().map(|(entry, why)| people.withhold(&format!("{entry}: {why}"))));
+            let absent = searched.matches.missing.iter();
+            plan.missing.extend(absent.map(|(path, what)| people.withhold(&format!("{}: has no {}", display_path(path), what.join(", no ")))));
             let touched: BTreeSet<usize> = searched
                 .decided
                 .iter()
@@ -205,6 +216,11 @@ fn describe(
         Err(e) => return Err(e),
     }
     Ok(())
+}
+
+/// Whether an archive was made after the moment of a request's erasure: the live source's matter, never edited by an old request.
+pub fn is_later(listed: &Listed, request: &Request) -> bool {
+    request.effective_at.is_some_and(|e| listed.head.created_at >= e)
 }
 
 /// Whether every one of these requests was already applied to exactly this generation.
@@ -244,7 +260,7 @@ pub fn search<'k>(
 }
 
 /// Identity kinds on the person's own records (found by an identity, not through others) that the request does not name, with the number of distinct new values.
-fn also_known(config: &config::Dataset, people: &People, searched: &Searched<'_>) -> BTreeMap<(usize, String), u64> {
+pub fn also_known(config: &config::Dataset, people: &People, searched: &Searched<'_>) -> BTreeMap<(usize, String), u64> {
     let mut seen: BTreeMap<(usize, String), BTreeSet<String>> = BTreeMap::new();
     for m in searched.matches.records.iter().filter(|m| !m.by_text) {
         let collection = &config.map.collections[m.found.collection];

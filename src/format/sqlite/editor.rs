@@ -80,7 +80,7 @@ impl<'k> SqliteEditor<'k> {
         schema: Schema,
     ) -> SqliteEditor<'k> {
         let returned = HashSet::new();
-        SqliteEditor { content, key, limits, overlay, base, free_before, schema, db, returned, fell_back: false, changed: false }
+        SqliteEditor { content, key, limits, overlay, base, free_before, schema, db, returned, fell_back: false, missing: BTreeSet::new(), changed: false }
     }
 
     /// The database's schema.

@@ -25,6 +25,7 @@ pub mod marks;
 pub mod overlay;
 pub mod pages;
 pub mod record;
+pub mod place;
 mod rows;
 pub mod schema;
 pub mod scrub;
