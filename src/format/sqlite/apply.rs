@@ -54,6 +54,7 @@ pub(super) fn apply(editor: &mut SqliteEditor<'_>, map: &DataMap, order: &[usize
         applied: Applied::default(),
         notes: BTreeMap::new(),
         touched_fts: BTreeSet::new(),
+        in_place_fts: BTreeSet::new(),
     };
     let before = match small {
         true => Some(foreign::violations(db.connection(), &schema).map_err(db.explain("checking foreign keys"))?),
@@ -61,7 +62,8 @@ pub(super) fn apply(editor: &mut SqliteEditor<'_>, map: &DataMap, order: &[usize
     };
     edit.transaction(&mut db, &names, &work)?;
     let after = |db: &Database| -> Result<()> {
-        fulltext::settle(db.connection(), &schema, &edit.touched_fts).map_err(|e| edit.explain(db, "rewriting full-text indexes", e))?;
+        fulltext::settle(db.connection(), &schema, &edit.touched_fts, &edit.in_place_fts)
+            .map_err(|e| edit.explain(db, "rewriting full-text indexes", e))?;
         if let Some(before) = &before {
             let after = foreign::violations(db.connection(), &schema).map_err(db.explain("checking foreign keys"))?;
             if let Some(((table, _, _), _)) = after.iter().find(|(k, n)| before.get(k).is_none_or(|b| b < n)) {
@@ -197,6 +199,7 @@ struct Edited<'a> {
     applied: Applied,
     notes: BTreeMap<String, u64>,
     touched_fts: BTreeSet<String>,
+    in_place_fts: BTreeSet<String>,
 }
 
 impl<'a> Edited<'a> {
@@ -240,6 +243,22 @@ impl<'a> Edited<'a> {
         self.account(&log, &expected, !triggers.is_empty() || self.uses_triggers(names))?;
         self.end(db, &triggers)?;
         db.connection_mut().update_hook(None::<fn(Action, &str, &str, i64)>).map_err(Error::sqlite("watching the edit"))
+    }
+
+    /// The full-text tables that have to follow a table's rows. They, and the table itself if it is one, stop deleting in place for
+    /// the length of the edit, and will be settled after it.
+    fn followers(&mut self, db: &Database, table: &Table) -> Result<Vec<Follower>> {
+        let followers = Follower::all(self.schema, table)?;
+        let own = table.full_text.is_some().then(|| table.name.clone());
+        for name in followers.iter().map(|f| f.name().to_string()).chain(own) {
+            let fts = table_of(self.schema, &name)?;
+            let on = fulltext::in_place_deletes(db.connection(), fts, Some(false));
+            if on.map_err(|e| self.explain(db, &format!("preparing full-text table {name}"), e))? {
+                self.in_place_fts.insert(name.to_ascii_lowercase());
+            }
+            self.touched_fts.insert(name.to_ascii_lowercase());
+        }
+        Ok(followers)
     }
 
     fn uses_triggers(&self, names: &[String]) -> bool {
@@ -326,7 +345,7 @@ impl<'a> Edited<'a> {
             let Some(w) = work.get(name).filter(|w| !w.updates.is_empty()) else { continue };
             let (table, shape) = self.shape(name)?;
             let dependents = self.dependents(db, table, w)?;
-            let mut followers = Follower::all(self.schema, table)?;
+            let mut followers = self.followers(db, table)?;
             let doing = format!("rewriting rows of table {}", table.name);
             let run = |followers: &mut Vec<Follower>| -> rusqlite::Result<BTreeMap<usize, u64>> {
                 let c = db.connection();
@@ -359,10 +378,6 @@ impl<'a> Edited<'a> {
             }
             self.let_follow(db, table, &dependents, expected)?;
             self.expect(expected, table, w.updates.keys(), false);
-            self.touched_fts.extend(followers.iter().map(|f| f.name().to_ascii_lowercase()));
-            if table.full_text.is_some() {
-                self.touched_fts.insert(name.clone());
-            }
             for (collection, n) in counts {
                 *self.applied.rewritten.entry(collection).or_default() += n;
             }
@@ -471,7 +486,7 @@ impl<'a> Edited<'a> {
         let decided = names.iter().filter_map(|n| Some((n, work.get(n)?.deletes.iter().map(|(k, c)| (k, Some(*c))).collect::<Vec<_>>())));
         for (name, keys) in cascaded.chain(decided).filter(|(_, keys)| !keys.is_empty()) {
             let (table, shape) = self.shape(name)?;
-            let mut followers = Follower::all(self.schema, table)?;
+            let mut followers = self.followers(db, table)?;
             let sql = format!("DELETE FROM {} WHERE {}", shape.from, shape.is_key(1));
             let doing = format!("deleting rows of table {}", table.name);
             let run = |followers: &mut Vec<Follower>| -> rusqlite::Result<u64> {
@@ -492,10 +507,6 @@ impl<'a> Edited<'a> {
                 return self.refuse(format!("rows of table {} that were decided about are not there", table.name));
             }
             self.expect(expected, table, keys.iter().map(|(k, _)| *k), true);
-            self.touched_fts.extend(followers.iter().map(|f| f.name().to_ascii_lowercase()));
-            if table.full_text.is_some() {
-                self.touched_fts.insert(name.clone());
-            }
             for (_, collection) in &keys {
                 match collection {
                     Some(c) => *self.applied.deleted.entry(*c).or_default() += 1,
@@ -515,7 +526,7 @@ impl<'a> Edited<'a> {
         expected: &mut HashMap<String, HashMap<i64, bool>>,
     ) -> Result<()> {
         let (table, shape) = self.shape(name)?;
-        let mut followers = Follower::all(self.schema, table)?;
+        let mut followers = self.followers(db, table)?;
         let doing = format!("cutting references of table {}", table.name);
         for (key, columns) in rows {
             for f in &mut followers {
@@ -527,7 +538,6 @@ impl<'a> Edited<'a> {
         for f in &mut followers {
             f.put_back(db.connection(), &shape).map_err(|e| self.explain(db, &doing, e))?;
         }
-        self.touched_fts.extend(followers.iter().map(|f| f.name().to_ascii_lowercase()));
         self.expect(expected, table, rows.keys(), false);
         self.note(format!("references of table {name} were cut (ON DELETE SET NULL or SET DEFAULT)"), rows.len() as u64);
         self.note_triggers(name);

@@ -224,7 +224,9 @@ fn indexable(table: &Table, columns: &[String], norms: &[Normalize], wanted: &dy
 /// Whether SQLite lacks a collation, function or module that the schema uses.
 pub(super) fn is_missing_extension(error: &rusqlite::Error) -> bool {
     let text = error.to_string();
-    ["no such collation", "no such function", "no such module", "no such tokenizer"].iter().any(|m| text.contains(m))
+    ["no such collation", "no such function", "unknown function", "no such module", "no such tokenizer", "vtable constructor failed"]
+        .iter()
+        .any(|m| text.contains(m))
 }
 
 /// Names of a probe's columns as the table has them, and how each is normalised; `None` when the table lacks one of them.

@@ -2,6 +2,7 @@
 
 mod aged;
 mod core;
+mod hard;
 mod snapshots;
 
 use super::editor::SqliteEditor;
