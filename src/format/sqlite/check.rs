@@ -77,6 +77,7 @@ fn parse_written(editor: &SqliteEditor<'_>) -> Result<()> {
     let (mut buf, mut tree) = (vec![0; header.page], Btree::default());
     for no in overlay.written().into_iter().filter(|no| *no <= header.pages && !header.is_pointer_map(*no)) {
         read_page(&*overlay, &header, no, &mut buf)?;
+        header.check_reserved(no, &buf).map_err(|b| b.at(&overlay.path()))?;
         let flag = buf.get(if no == 1 { super::pages::HEADER } else { 0 }).copied();
         if no == 1 || flag.and_then(Kind::of).is_some() {
             tree.parse(&buf, no, &header).map_err(|b| b.at(&overlay.path()))?;

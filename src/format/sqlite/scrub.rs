@@ -147,10 +147,9 @@ impl ScrubPlan {
     /// overflow chains. Fails with [`Error::Format`] on any structure that does not fit; the database can then not be scrubbed.
     pub fn build(image: &dyn Image) -> Result<ScrubPlan> {
         let header = image.header()?;
-        if header.reserved != 0 {
-            // An extension keeps a checksum or a nonce there that depends on the page's other bytes.
-            return Err(Bad { page: 0, what: "its pages have reserved bytes" }.at(&image.path()));
-        }
+        let mut first = vec![0; header.page];
+        read_page(image, &header, 1, &mut first)?;
+        header.check_reserved(1, &first).map_err(|b| b.at(&image.path()))?;
         let schema = schema_pages(image, &header)?;
         let mut plan =
             ScrubPlan { tags: vec![0; header.pages as usize + 1], header, roots: schema.roots, orphans: 0, tree: Btree::default() };
@@ -292,6 +291,7 @@ impl ScrubPlan {
     /// Fails, and leaves the page as it is, where the page is not what the plan knows it to be.
     pub fn scrub_page(&mut self, no: u32, page: &mut [u8]) -> Parsed<u64> {
         let header = &self.header;
+        header.check_reserved(no, page)?;
         match Tag::unpack(self.tags.get(no as usize).copied().unwrap_or(0)) {
             tag @ (Tag::Interior | Tag::Leaf(_)) => {
                 self.tree.parse(page, no, header)?;

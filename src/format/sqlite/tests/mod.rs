@@ -3,6 +3,7 @@
 mod aged;
 mod core;
 mod hard;
+mod real;
 mod snapshots;
 
 use super::editor::SqliteEditor;
