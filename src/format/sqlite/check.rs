@@ -1,11 +1,12 @@
 //! Looking at an edited database as a stranger would: on a fresh connection, after the scrub, before anything is given back.
 
-use super::apply::{Work, exists, reopen};
+use super::apply::{exists, reopen};
 use super::editor::{SqliteEditor, is_missing_extension};
 use super::overlay::Overlay;
 use super::pages::{Btree, Kind};
 use super::rows::RowShape;
 use super::schema::{Schema, quote};
+use super::transaction::Work;
 use super::{Image, read_page};
 use crate::{Error, Result};
 use rusqlite::Connection;

@@ -3,13 +3,13 @@
 //!
 //! A run's block holds the rows whose cells lie on the run's own pages (a row's payload may spill onto pages of other runs).
 
-use super::pages::{Bad, Btree, Header, Kind};
-use super::record::columns;
+use super::pages::{Bad, Btree, Header, Kind, TextEncoding};
+use super::record::{self, Spans};
 use super::schema::{Generated, Schema, Table, TableKind, quote};
 use super::scrub::{SchemaPages, ScrubPlan, Scrubbed, Tag, schema_pages};
 use super::vfs::{Database, Medium};
 use super::{Image, RUN};
-use crate::datamap::{DataMap, Normalize, TokenKey, Value};
+use crate::datamap::{DataMap, Normalize, Token, TokenKey, Value};
 use crate::format::{MarkRow, Marks};
 use crate::{Error, Result};
 use rusqlite::Connection;
@@ -196,9 +196,10 @@ impl Layout {
             if tree.kind() != Some(Kind::TableLeaf) {
                 return Err(Bad { page: no, what: "not a page of rows" }.at(&image.path()));
             }
+            let mut spans = Spans::new();
             for cell in &tree.cells {
-                let values = columns(image, header, no, page, cell, &rows.want)?;
-                rows.tokens(cell.rowid, &values, key, &mut out);
+                let payload = record::locate(image, header, (no, page), cell, &rows.want, &mut spans)?;
+                rows.tokens(cell.rowid, &payload, &spans, header.encoding, key, &mut out);
             }
             Ok(())
         };
@@ -233,24 +234,24 @@ fn read_or<T>(read: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
 }
 
 impl TableRows {
-    fn tokens(&self, rowid: i64, values: &[Option<Value<'static>>], key: &TokenKey, out: &mut Vec<MarkRow>) {
-        let value = |source: &Source| -> Value<'static> {
+    fn tokens(&self, rowid: i64, payload: &[u8], spans: &Spans, encoding: TextEncoding, key: &TokenKey, out: &mut Vec<MarkRow>) {
+        let value = |source: &Source| -> Value<'_> {
             match source {
                 Source::RowId => Value::Integer(rowid),
-                Source::Column(at, default) => values.get(*at).and_then(Option::as_ref).unwrap_or(default).clone(),
+                Source::Column(at, default) => match spans.get(*at) {
+                    Some(Some(span)) => record::decode(payload, *span, encoding),
+                    _ => default.clone(),
+                },
             }
         };
         for probe in &self.probes {
+            let row = |token: Token| MarkRow { probe: probe.index, record: rowid, token: token.short() };
             if let ([only], [norm]) = (probe.fields.as_slice(), probe.norms.as_slice()) {
-                out.extend(key.of_value(&value(only), *norm).map(|t| MarkRow { probe: probe.index, record: rowid, token: t.short() }));
+                out.extend(key.of_value(&value(only), *norm).map(row));
                 continue;
             }
-            let fields: Vec<Vec<Value<'static>>> = probe.fields.iter().map(|f| vec![value(f)]).collect();
-            out.extend(key.of_fields(&fields, &probe.norms).into_iter().map(|t| MarkRow {
-                probe: probe.index,
-                record: rowid,
-                token: t.short(),
-            }));
+            let fields: Vec<Vec<Value<'_>>> = probe.fields.iter().map(|f| vec![value(f)]).collect();
+            out.extend(key.of_fields(&fields, &probe.norms).into_iter().map(row));
         }
     }
 }
@@ -281,6 +282,17 @@ fn parse_key(key: &str, table: &Table) -> Option<Vec<(String, Normalize)>> {
         })
     }
     fields(strip_scope(key, &table.name)?, table)
+}
+
+/// The number of the covered probe that reads exactly these columns of a table, as they are.
+pub(super) fn covering(covers: &[String], table: &Table, columns: &[&str]) -> Option<u16> {
+    let fits = |key: &String| {
+        parse_key(key, table).is_some_and(|fields| {
+            fields.len() == columns.len()
+                && fields.iter().zip(columns).all(|((f, n), c)| f.eq_ignore_ascii_case(c) && *n == Normalize::default())
+        })
+    };
+    covers.iter().position(fits).and_then(|i| u16::try_from(i).ok())
 }
 
 /// The value that SQLite gives for a column to rows that were written before it was added.

@@ -9,7 +9,7 @@
 //! then scrubbed while they stream past, in any order. A structure that does not fit fails the plan, before anything is changed.
 
 use super::pages::{Bad, Btree, Header, Kind, Parsed, trunk, wipe};
-use super::record::{chain, columns};
+use super::record::{Spans, chain, decode, locate};
 use super::{Image, read_page};
 use crate::datamap::Value;
 use crate::{Error, Result};
@@ -91,11 +91,13 @@ pub fn schema_pages(image: &dyn Image, header: &Header) -> Result<SchemaPages> {
             Some(Kind::TableInterior) => todo.extend(&tree.children),
             Some(Kind::TableLeaf) => {
                 for cell in &tree.cells {
-                    let values = columns(image, header, no, &page, cell, &[3])?;
-                    if let Some(Some(Value::Integer(root))) = values.first()
-                        && *root != 0
+                    let mut found = Spans::new();
+                    let payload = locate(image, header, (no, &page), cell, &[3], &mut found)?;
+                    if let Some(Some(span)) = found.first()
+                        && let Value::Integer(root) = decode(&payload, *span, header.encoding)
+                        && root != 0
                     {
-                        let root = u32::try_from(*root).ok().filter(|r| *r > 1 && *r <= header.pages);
+                        let root = u32::try_from(root).ok().filter(|r| *r > 1 && *r <= header.pages);
                         out.roots.push(root.ok_or_else(|| bad(no, "the schema names a root page that does not exist"))?);
                     }
                     let mut links = Vec::new();

@@ -536,3 +536,27 @@ fn blocks_do_not_fit_once_the_schema_has_moved() {
     );
     assert_ne!(first, covers(&format!("{PEOPLE} CREATE TABLE q(id, x, email); DROP TABLE p; ALTER TABLE q RENAME TO p;")).as_slice());
 }
+
+#[test]
+fn references_without_an_index_are_found_by_identity_blocks() {
+    let dir = temp();
+    let image = build(
+        dir.path(),
+        "CREATE TABLE p(id INTEGER PRIMARY KEY, email TEXT); CREATE TABLE o(id INTEGER PRIMARY KEY, p INT REFERENCES p(id), pad TEXT);
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500) INSERT INTO p SELECT i, 'mail' || i FROM n;
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) INSERT INTO o SELECT i, i % 400, hex(zeroblob(50)) FROM n;",
+    );
+    let m = map(vec![collection("p", &["email"], vec![probe(&["email"])]), collection("o", &["p"], vec![probe(&["p"])])]);
+    let archived = Archived::of(&image, &m);
+    let run = |who: &str| {
+        archived.opened.lock().unwrap().clear();
+        let key = key();
+        let mut editor = SqliteEditor::open(archived.clone(), &key, Limits { whole_check: 0, ..Limits::default() }).unwrap();
+        let found = editor.find(&m, 0, &m.collections[0].probes[0], &wanted(&key, &[who])).unwrap();
+        (editor.apply(&m, &[0], &delete_all(found)), archived.opened.lock().unwrap().len())
+    };
+    let (applied, opened) = run("mail450");
+    applied.unwrap();
+    assert!(opened < 6 && archived.runs.len() > 30, "{opened} of {}", archived.runs.len());
+    refused(run("mail77").0, &["50 rows of table o"]);
+}
