@@ -42,6 +42,7 @@ pub(super) fn apply(editor: &mut SqliteEditor<'_>, map: &DataMap, order: &[usize
         notes: BTreeMap::new(),
         touched_fts: BTreeSet::new(),
         in_place_fts: BTreeSet::new(),
+        rebuild_fts: BTreeSet::new(),
     };
     let before = match small {
         true => Some(foreign::violations(db.connection(), &schema).map_err(db.explain("checking foreign keys"))?),
@@ -51,6 +52,7 @@ pub(super) fn apply(editor: &mut SqliteEditor<'_>, map: &DataMap, order: &[usize
     let after = |db: &Database| -> Result<()> {
         fulltext::settle(db.connection(), &schema, &edit.touched_fts, &edit.in_place_fts)
             .map_err(|e| edit.explain(db, "rewriting full-text indexes", e))?;
+        fulltext::rebuild(db.connection(), &edit.rebuild_fts).map_err(|e| edit.explain(db, "rebuilding full-text indexes", e))?;
         if let Some(before) = &before {
             let after = foreign::violations(db.connection(), &schema).map_err(db.explain("checking foreign keys"))?;
             if let Some(((table, _, _), _)) = after.iter().find(|(k, n)| before.get(k).is_none_or(|b| b < n)) {

@@ -164,3 +164,11 @@ pub fn settle(db: &Connection, schema: &Schema, touched: &BTreeSet<String>, in_p
     }
     Ok(())
 }
+
+/// Makes these indexes anew from their content.
+pub fn rebuild(db: &Connection, names: &BTreeSet<String>) -> rusqlite::Result<()> {
+    for fts in names.iter().map(|n| quote(n)) {
+        db.execute(&format!("INSERT INTO main.{fts}({fts}) VALUES('rebuild')"), [])?;
+    }
+    Ok(())
+}

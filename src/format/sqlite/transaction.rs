@@ -47,6 +47,7 @@ pub(super) struct Transaction<'a> {
     pub(super) notes: BTreeMap<String, u64>,
     pub(super) touched_fts: BTreeSet<String>,
     pub(super) in_place_fts: BTreeSet<String>,
+    pub(super) rebuild_fts: BTreeSet<String>,
 }
 
 impl<'a> Transaction<'a> {
@@ -105,6 +106,14 @@ impl<'a> Transaction<'a> {
                 self.in_place_fts.insert(name.to_ascii_lowercase());
             }
             self.touched_fts.insert(name.to_ascii_lowercase());
+        }
+        // Which rows of a view changed is not known, so an index over one is made anew.
+        for fts in self.schema.full_text_over_views_of(&table.name) {
+            if let Some(why) = self.schema.unreadable.get(&fts.name) {
+                return self
+                    .refuse(format!("full-text table {} over a view of table {} cannot follow the edit: {why}", fts.name, table.name));
+            }
+            self.rebuild_fts.insert(fts.name.to_ascii_lowercase());
         }
         Ok(followers)
     }
@@ -170,14 +179,10 @@ impl<'a> Transaction<'a> {
     }
 
     fn note_triggers(&mut self, name: &str) {
-        let silent: Vec<String> = self
-            .schema
-            .triggers_on(name)
-            .filter(|t| !self.allowed.contains(&t.name.to_ascii_lowercase()))
-            .map(|t| t.name.clone())
-            .collect();
-        for trigger in silent {
-            self.notes.insert(format!("trigger on table {name} stayed silent: {trigger}"), 1);
+        for trigger in self.schema.triggers_on(name).filter(|t| !self.allowed.contains(&t.name.to_ascii_lowercase())) {
+            let others: Vec<&str> = self.schema.named_by(trigger).map(|t| t.name.as_str()).collect();
+            let others = if others.is_empty() { String::new() } else { format!("; it names {}", others.join(", ")) };
+            self.notes.insert(format!("trigger on table {name} stayed silent: {}{others}", trigger.name), 1);
         }
     }
 
@@ -499,7 +504,7 @@ impl<'a> Transaction<'a> {
     }
 
     fn is_shadow_of_touched(&self, name: &str) -> bool {
-        self.touched_fts.iter().any(|f| name.strip_prefix(f.as_str()).is_some_and(|rest| rest.starts_with('_')))
+        self.touched_fts.iter().chain(&self.rebuild_fts).any(|f| name.strip_prefix(f.as_str()).is_some_and(|rest| rest.starts_with('_')))
             && self.schema.table(name).is_none_or(|t| t.kind == TableKind::Shadow)
     }
 }
