@@ -488,26 +488,58 @@ pub fn cut(
     Cut::plan(image, map, collections, key)?.stream(out)
 }
 
-/// Finds the leaf page of a table on which a row id belongs, by descending from the root.
-pub(super) fn locate(image: &dyn Image, header: &Header, root: u32, rowid: i64) -> Result<Option<u32>> {
-    let mut no = root;
-    let mut buf = vec![0; header.page];
-    let mut tree = Btree::default();
-    for _ in 0..64 {
-        if no < 1 || no > header.pages {
-            return Ok(None);
-        }
-        super::read_page(image, header, no, &mut buf)?;
-        tree.parse(&buf, no, header).map_err(|b| b.at(&image.path()))?;
-        match tree.kind() {
-            Some(Kind::TableLeaf) => return Ok(Some(no)),
-            Some(Kind::TableInterior) => {
-                let at = tree.cells.partition_point(|c| c.rowid < rowid);
-                let Some(child) = tree.children.get(at) else { return Ok(None) };
-                no = *child;
+/// Tells which table a leaf page belongs to, by looking up the page's first row in each table that is in question.
+/// Inner pages are parsed once; leaves are not read for it (all leaves of a table are equally deep).
+#[derive(Default)]
+pub(super) struct Owners {
+    /// Levels above the leaves, by root page.
+    depths: HashMap<u32, u32>,
+    /// Keys and children of inner pages.
+    inner: HashMap<u32, (Vec<i64>, Vec<u32>)>,
+}
+
+impl Owners {
+    /// The leaf page of a table on which this row id belongs.
+    pub(super) fn locate(&mut self, image: &dyn Image, header: &Header, root: u32, rowid: i64) -> Result<Option<u32>> {
+        let depth = match self.depths.get(&root) {
+            Some(depth) => *depth,
+            None => {
+                let (mut depth, mut no) = (0, root);
+                while let Some((_, children)) = self.inner(image, header, no)? {
+                    let first = children.first().copied().unwrap_or(0);
+                    (depth, no) = (depth + 1, first);
+                    if depth > 64 {
+                        return Err(Bad { page: root, what: "a table without leaves" }.at(&image.path()));
+                    }
+                }
+                self.depths.insert(root, depth);
+                depth
             }
-            _ => return Ok(None),
+        };
+        let mut no = root;
+        for _ in 0..depth {
+            let Some((keys, children)) = self.inner(image, header, no)? else { return Ok(None) };
+            let Some(child) = children.get(keys.partition_point(|k| *k < rowid)) else { return Ok(None) };
+            no = *child;
         }
+        Ok(Some(no))
     }
-    Ok(None)
+
+    /// `None` for a leaf.
+    fn inner(&mut self, image: &dyn Image, header: &Header, no: u32) -> Result<Option<&(Vec<i64>, Vec<u32>)>> {
+        if !self.inner.contains_key(&no) {
+            if no < 1 || no > header.pages {
+                return Err(Bad { page: no, what: "does not exist, but something refers to it" }.at(&image.path()));
+            }
+            let (mut buf, mut tree) = (vec![0; header.page], Btree::default());
+            super::read_page(image, header, no, &mut buf)?;
+            tree.parse(&buf, no, header).map_err(|b| b.at(&image.path()))?;
+            if tree.kind() != Some(Kind::TableInterior) {
+                return Ok(None);
+            }
+            let keys = tree.cells.iter().map(|c| c.rowid).collect();
+            self.inner.insert(no, (keys, std::mem::take(&mut tree.children)));
+        }
+        Ok(self.inner.get(&no))
+    }
 }
