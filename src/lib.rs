@@ -38,3 +38,6 @@ pub mod source;
 pub mod store;
 
 pub use error::{Error, Result};
+
+/// Program and version, as it stands in heads, the ledger and certificates.
+pub const TOOL: &str = concat!("reseal ", env!("CARGO_PKG_VERSION"));

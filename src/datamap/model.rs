@@ -39,7 +39,7 @@ pub struct EntryPattern {
 }
 
 /// A part of an entry pattern.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum PatternPiece {
     /// These bytes.
     Literal(String),
@@ -76,8 +76,15 @@ pub struct Collection {
     pub fields: BTreeMap<String, Field>,
     /// How records of this collection are found.
     pub probes: Vec<Probe>,
+    /// Where the values of the pattern's placeholders come from besides the request: (placeholder's kind, index of a collection, its
+    /// field). The values of that field in matched records name further entries of the person.
+    pub placeholder_feeds: Vec<(String, usize, String)>,
+    /// How the placeholders' values are compared, in the order of [`EntryPattern::placeholders`]: as the fields of that kind are.
+    pub placeholder_normalize: Vec<Normalize>,
     /// A ground that keeps matched records for a time.
     pub retain: Option<Retain>,
+    /// The ground of `on_erase: preserve`.
+    pub basis: Option<String>,
     /// Application triggers that may run while its rows are edited (SQLite), by name. All others stay silent.
     pub triggers: Vec<String>,
 }

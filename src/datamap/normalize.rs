@@ -41,3 +41,10 @@ impl fmt::Display for Normalize {
         f.write_str(&names.join("+"))
     }
 }
+
+impl Normalize {
+    /// The steps as bits, for the ledger: 1 nfc, 2 trim, 4 lower, 8 digits.
+    pub fn bits(self) -> u8 {
+        u8::from(self.nfc) | u8::from(self.trim) << 1 | u8::from(self.lower) << 2 | u8::from(self.digits) << 3
+    }
+}

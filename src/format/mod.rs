@@ -10,10 +10,15 @@
 pub mod csv;
 pub mod cutter;
 pub mod marks;
+pub mod mentions;
 pub mod ndjson;
 pub mod records;
+mod recut;
 pub mod registry;
+mod splice;
 pub mod sqlite;
+#[cfg(test)]
+mod testing;
 pub mod variants;
 
 use crate::Result;
@@ -60,6 +65,8 @@ pub struct Record<'a> {
     pub index: u32,
     /// Where it lies in the piece, terminator included.
     pub span: Range<usize>,
+    /// The same without its terminator: what a restored reader sees of it.
+    pub content: Range<usize>,
     /// For each field asked for, its values (none when the record does not have it, several for `items[].id`).
     pub values: &'a [Vec<Value<'a>>],
 }
@@ -75,6 +82,8 @@ pub struct Scanned {
     pub deleted: u32,
     /// Records rewritten.
     pub rewritten: u32,
+    /// Records seen that are not of the format (a line that is not JSON). They are kept, have no values and so cannot be found.
+    pub malformed: u32,
 }
 
 /// A format whose entries are sequences of records.
@@ -88,6 +97,10 @@ pub trait RecordFormat: Send + Sync {
 
     /// Names of the fields that records have, where the context tells (CSV's header); empty otherwise. For `map check` and `unmapped`.
     fn columns(&self, context: &[u8]) -> Result<Vec<String>>;
+
+    /// Names of the fields that records of this piece have and that none of `mapped` addresses: extra cells of ragged rows,
+    /// unmapped JSON paths. What `unmapped:` acts on; also for `map check`.
+    fn unmapped(&self, context: &[u8], piece: &[u8], mapped: &[String]) -> Result<Vec<String>>;
 
     /// Goes over the records of one piece. `fields` are names as the data map has them; unknown ones have no values.
     /// `visit` decides about each record in order. With [`Decision::Keep`] throughout, nothing is copied.

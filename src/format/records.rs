@@ -1,1 +1,519 @@
-//! (stub)
+//! The one editor of all record formats: finds a person's records through identity blocks, or by reading where no block
+//! covers a probe; applies what was decided; and checks afterwards, on the bytes, that nothing else changed.
+
+use super::recut::Recut;
+use super::{
+    Applied, Decision, Disposition, EntryContent, EntryEditor, Found, MarkRow, Marks, Mentions, NewPiece, NewValue, Record, RecordFormat,
+    RecordKey, Scanned, cutter,
+};
+use crate::datamap::{Collection, DataMap, Normalize, Probe, TokenKey, Tokens, Value};
+use crate::{Error, Result};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Opened pieces kept for the next question, in bytes.
+const CACHE: usize = 32 * 1024 * 1024;
+
+/// The fields that a probe reads, and how each is normalised.
+pub type ProbeFields = Vec<(String, Normalize)>;
+
+/// One thing that identity blocks cover.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cover {
+    /// The probe's key, as [`crate::repository::entry::Mapped::covers`] lists it.
+    pub key: String,
+    /// Index of the collection it was first met in.
+    pub collection: usize,
+    /// What it reads.
+    pub fields: ProbeFields,
+}
+
+/// What identity blocks cover for these collections of one entry: every distinct probe, in a fixed order.
+pub fn coverage(map: &DataMap, collections: &[usize]) -> Vec<Cover> {
+    let mut out: Vec<Cover> = Vec::new();
+    for index in collections {
+        let Some(collection) = map.collections.get(*index) else { continue };
+        for probe in &collection.probes {
+            let key = probe.key(&collection.name);
+            if !out.iter().any(|known| known.key == key) {
+                out.push(Cover { key, collection: *index, fields: probe.fields.clone() });
+            }
+        }
+    }
+    out
+}
+
+/// The fields of a covered probe, from its key alone: the map that made the block may be long gone. `None` for what is no such key.
+pub fn covered_fields(key: &str) -> Option<ProbeFields> {
+    let (_, body) = key.split_once('(')?;
+    let mut fields = Vec::new();
+    let mut name = String::new();
+    // A field's name may hold commas and colons; its end is where known steps follow the last colon.
+    for part in body.strip_suffix(')')?.split(',') {
+        name.push_str(part);
+        match name.rsplit_once(':').and_then(|(field, steps)| Some((field.to_string(), normalize(steps)?))) {
+            Some(field) => {
+                fields.push(field);
+                name.clear();
+            }
+            None => name.push(','),
+        }
+    }
+    (name.is_empty() && !fields.is_empty()).then_some(fields)
+}
+
+fn normalize(steps: &str) -> Option<Normalize> {
+    Normalize::all().find(|n| n.to_string() == steps)
+}
+
+/// Makes the identity block of a piece: tokens of every record for each of `probes`, in the order of the entry's `covers`. Also tells what the
+/// scan saw: malformed records have no tokens, so a backup must report them.
+pub fn marks_for(
+    format: &dyn RecordFormat,
+    context: &[u8],
+    piece: &[u8],
+    probes: &[ProbeFields],
+    key: &TokenKey,
+) -> Result<(Marks, Scanned)> {
+    let names: BTreeSet<&String> = probes.iter().flatten().map(|(name, _)| name).collect();
+    let fields: Vec<String> = names.into_iter().cloned().collect();
+    let mut wanted: Vec<(u16, Vec<usize>, Vec<Normalize>)> = Vec::new();
+    for (index, probe) in probes.iter().enumerate() {
+        let number = u16::try_from(index).map_err(|_| Error::Refused("an entry has more than 65536 probes".into()))?;
+        let places = probe.iter().filter_map(|(name, _)| fields.binary_search(name).ok()).collect();
+        wanted.push((number, places, probe.iter().map(|(_, n)| *n).collect()));
+    }
+    let mut rows = Vec::new();
+    let scanned = format.scan(context, piece, &fields, &mut |record| {
+        for (probe, places, normalize) in &wanted {
+            tokens(key, record.values, places, normalize, &mut |token| {
+                rows.push(MarkRow { probe: *probe, record: i64::from(record.index), token: token.short() });
+            });
+        }
+        Ok(Decision::Keep)
+    })?;
+    rows.sort_unstable();
+    rows.dedup();
+    Ok((Marks { context: context.to_vec(), records: scanned.records, rows }, scanned))
+}
+
+/// Calls `each` with the tokens of a record for a probe.
+fn tokens(
+    key: &TokenKey,
+    values: &[Vec<Value<'_>>],
+    places: &[usize],
+    normalize: &[Normalize],
+    each: &mut dyn FnMut(crate::datamap::Token),
+) {
+    match (places, normalize) {
+        ([place], [normalize]) => {
+            let values = values.get(*place).map(Vec::as_slice).unwrap_or_default();
+            values.iter().filter_map(|v| key.of_value(v, *normalize)).for_each(each);
+        }
+        _ => {
+            let components: Vec<Vec<Value<'_>>> = places.iter().map(|p| values.get(*p).cloned().unwrap_or_default()).collect();
+            key.of_fields(&components, normalize).into_iter().for_each(each);
+        }
+    }
+}
+
+/// Everything decided about one record.
+#[derive(Debug, Default)]
+struct Fate {
+    delete: bool,
+    rewrite: BTreeMap<String, Vec<Option<NewValue>>>,
+}
+
+/// Finds and edits in one entry of a record format.
+pub struct RecordsEditor<'k> {
+    content: Arc<dyn EntryContent>,
+    recut: Option<Arc<Recut>>,
+    format: &'static dyn RecordFormat,
+    key: &'k TokenKey,
+    found: HashSet<(usize, RecordKey)>,
+    cache: VecDeque<(usize, Arc<Vec<u8>>)>,
+    cached: usize,
+    fell_back: bool,
+    malformed: BTreeMap<usize, u32>,
+    changed: Option<BTreeMap<usize, Vec<u8>>>,
+}
+
+impl<'k> RecordsEditor<'k> {
+    /// `collection` is one of those that name the entry: its dialect serves where the entry was cut before the map named it and so
+    /// has no identity blocks. Such an entry is read once, here.
+    pub fn new(
+        content: Arc<dyn EntryContent>,
+        format: &'static dyn RecordFormat,
+        collection: &Collection,
+        key: &'k TokenKey,
+    ) -> Result<RecordsEditor<'k>> {
+        let mut content = content;
+        let mut recut = None;
+        if content.pieces() > 0 && content.marks(0)?.is_none() {
+            let view = Arc::new(Recut::new(content, format, collection)?);
+            content = view.clone();
+            recut = Some(view);
+        }
+        Ok(RecordsEditor {
+            content,
+            recut,
+            format,
+            key,
+            found: HashSet::new(),
+            cache: VecDeque::new(),
+            cached: 0,
+            fell_back: false,
+            malformed: BTreeMap::new(),
+            changed: None,
+        })
+    }
+
+    fn piece(&mut self, index: usize) -> Result<Arc<Vec<u8>>> {
+        if let Some((_, bytes)) = self.cache.iter().find(|(i, _)| *i == index) {
+            return Ok(bytes.clone());
+        }
+        let bytes = self.content.piece(index)?;
+        self.cached += bytes.len();
+        self.cache.push_back((index, bytes.clone()));
+        while self.cached > CACHE && self.cache.len() > 1 {
+            if let Some((_, old)) = self.cache.pop_front() {
+                self.cached -= old.len();
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn marks(&self, index: usize) -> Result<Arc<Marks>> {
+        self.content.marks(index)?.ok_or_else(|| Error::damaged(self.content.path(), format!("piece {index} has no identity block")))
+    }
+
+    fn collection<'m>(&self, map: &'m DataMap, index: usize) -> Result<&'m Collection> {
+        if self.changed.is_some() {
+            return Err(Error::Refused("records were asked for after the decisions had been applied".into()));
+        }
+        map.collections.get(index).ok_or_else(|| Error::Refused(format!("the data map has no collection number {index}")))
+    }
+
+    /// Scans one piece for records that `hit` accepts and that were not found before; hands them out with all their values.
+    fn search(
+        &mut self,
+        piece: usize,
+        index: usize,
+        collection: &Collection,
+        fields: &[String],
+        hit: &mut dyn FnMut(&Record<'_>) -> Result<bool>,
+        out: &mut Vec<Found>,
+    ) -> Result<()> {
+        let context = self.marks(piece)?;
+        let bytes = self.piece(piece)?;
+        let path = self.content.path();
+        let named = |e| cutter::named(e, &path);
+        let mut hits: BTreeSet<u32> = BTreeSet::new();
+        let found = &self.found;
+        let scanned = self
+            .format
+            .scan(&context.context, &bytes, fields, &mut |record| {
+                if !found.contains(&(index, RecordKey::Piece(piece, record.index))) && hit(record)? {
+                    hits.insert(record.index);
+                }
+                Ok(Decision::Keep)
+            })
+            .map_err(named)?;
+        self.malformed.insert(piece, scanned.malformed);
+        if hits.is_empty() {
+            return Ok(());
+        }
+        let mut all: Vec<String> = collection.fields.keys().cloned().collect();
+        let probed = collection.probes.iter().flat_map(|p| p.fields.iter().map(|(f, _)| f));
+        all.extend(probed.filter(|f| !collection.fields.contains_key(*f)).cloned().collect::<BTreeSet<_>>());
+        let named_by_map = all.len();
+        all.extend(self.format.unmapped(&context.context, &bytes, &all).map_err(named)?);
+        self.format
+            .scan(&context.context, &bytes, &all, &mut |record| {
+                if hits.contains(&record.index) {
+                    let key = RecordKey::Piece(piece, record.index);
+                    let values = all.iter().zip(record.values).enumerate();
+                    let values = values
+                        .filter(|(i, (_, values))| *i < named_by_map || !values.is_empty())
+                        .map(|(_, (name, values))| (name.clone(), values.iter().cloned().map(Value::into_owned).collect()))
+                        .collect();
+                    out.push(Found { collection: index, key, values });
+                }
+                Ok(Decision::Keep)
+            })
+            .map_err(named)?;
+        for record in hits {
+            self.found.insert((index, RecordKey::Piece(piece, record)));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a block has a wanted token among the rows of a probe.
+fn any_wanted(marks: &Marks, probe: u16, wanted: &dyn Tokens) -> bool {
+    let from = marks.rows.partition_point(|row| row.probe < probe);
+    marks.rows.iter().skip(from).take_while(|row| row.probe == probe).any(|row| wanted.contains_short(row.token))
+}
+
+impl EntryEditor for RecordsEditor<'_> {
+    fn find(&mut self, map: &DataMap, index: usize, probe: &Probe, wanted: &dyn Tokens) -> Result<Vec<Found>> {
+        let collection = self.collection(map, index)?;
+        let mut out = Vec::new();
+        if wanted.is_empty() {
+            return Ok(out);
+        }
+        let key = probe.key(&collection.name);
+        let covered = self.content.covers().iter().position(|c| *c == key).and_then(|p| u16::try_from(p).ok());
+        self.fell_back |= covered.is_none() && self.content.pieces() > 0;
+
+        let mut fields: Vec<String> = probe.fields.iter().map(|(f, _)| f.clone()).collect();
+        let places: Vec<usize> = (0..fields.len()).collect();
+        let normalize: Vec<Normalize> = probe.fields.iter().map(|(_, n)| *n).collect();
+        fields.extend(probe.when.iter().flat_map(|e| e.fields()));
+        let mut hit = |record: &Record<'_>| {
+            let mut matches = false;
+            tokens(wanted.key(), record.values, &places, &normalize, &mut |token| matches |= wanted.contains(&token));
+            match &probe.when {
+                Some(when) if matches => when.holds(&|name: &str| {
+                    let at = fields.iter().position(|f| f == name)?;
+                    Some(record.values.get(at)?.first().cloned().map_or(Value::Null, Value::into_owned))
+                }),
+                _ => Ok(matches),
+            }
+        };
+        for piece in 0..self.content.pieces() {
+            if let Some(probe) = covered
+                && !any_wanted(self.marks(piece)?.as_ref(), probe, wanted)
+            {
+                continue;
+            }
+            self.search(piece, index, collection, &fields, &mut hit, &mut out)?;
+        }
+        Ok(out)
+    }
+
+    fn find_text(&mut self, map: &DataMap, index: usize, mentions: &dyn Mentions) -> Result<Vec<Found>> {
+        let collection = self.collection(map, index)?;
+        let fields: Vec<String> = collection.fields.values().filter(|f| f.scan).map(|f| f.name.clone()).collect();
+        let mut out = Vec::new();
+        if fields.is_empty() {
+            return Ok(out);
+        }
+        let mut hit = |record: &Record<'_>| {
+            Ok(record.values.iter().flatten().any(|value| match value {
+                Value::Text(text) => !mentions.spans(text).is_empty(),
+                _ => false,
+            }))
+        };
+        for piece in 0..self.content.pieces() {
+            self.search(piece, index, collection, &fields, &mut hit, &mut out)?;
+        }
+        Ok(out)
+    }
+
+    /// The order of collections makes no difference here: records do not depend on each other.
+    fn apply(&mut self, map: &DataMap, _order: &[usize], decided: &[(Found, Disposition)]) -> Result<Applied> {
+        let mut applied = Applied::default();
+        let mut fates: BTreeMap<usize, BTreeMap<u32, Fate>> = BTreeMap::new();
+        for (found, disposition) in decided {
+            self.collection(map, found.collection)?;
+            let RecordKey::Piece(piece, record) = found.key else {
+                return Err(Error::Refused("a decision about a table row was given to an entry that is no database".into()));
+            };
+            match disposition {
+                Disposition::Keep => {}
+                Disposition::Delete => {
+                    fates.entry(piece).or_default().entry(record).or_default().delete = true;
+                    *applied.deleted.entry(found.collection).or_default() += 1;
+                }
+                Disposition::Rewrite(fields) if fields.values().flatten().any(Option::is_some) => {
+                    let fate = fates.entry(piece).or_default().entry(record).or_default();
+                    for (name, new) in fields {
+                        merge(fate.rewrite.entry(name.clone()).or_default(), new);
+                    }
+                    *applied.rewritten.entry(found.collection).or_default() += 1;
+                }
+                Disposition::Rewrite(_) => {}
+            }
+        }
+        let mut changed = BTreeMap::new();
+        let path = self.content.path();
+        for (piece, fates) in &fates {
+            if *piece >= self.content.pieces() {
+                return Err(Error::format(&path, "a decision was made about a piece that does not exist"));
+            }
+            let marks = self.marks(*piece)?;
+            let old = self.piece(*piece)?;
+            let edit = edit(self.format, &marks.context, &old, fates).map_err(|e| cutter::named(e, &path))?;
+            self.malformed.insert(*piece, edit.malformed);
+            if let Some(new) = edit.bytes {
+                no_collateral(self.format, &marks.context, &old, &new, fates).map_err(|e| match e {
+                    Error::Verification(detail) => Error::Verification(format!("{path}, piece {piece}: {detail}")),
+                    other => cutter::named(other, &path),
+                })?;
+                changed.insert(*piece, new);
+            }
+        }
+        let malformed: u32 = self.malformed.values().sum();
+        if malformed > 0 {
+            applied.notes.push(format!(
+                "{path}: {malformed} records could not be read as {}: kept, and nobody can be found in them",
+                self.format.name()
+            ));
+        }
+        self.changed = Some(changed);
+        Ok(applied)
+    }
+
+    fn finish(self: Box<Self>) -> Result<Vec<NewPiece>> {
+        let changed = self.changed.unwrap_or_default();
+        if let Some(recut) = &self.recut {
+            return recut.put_back(&changed);
+        }
+        let unknown = || Error::damaged(self.content.path(), "it covers something that is no probe");
+        let covers = self.content.covers().iter().map(|key| covered_fields(key)).collect::<Option<Vec<_>>>().ok_or_else(unknown)?;
+        let mut out = Vec::new();
+        for (piece, bytes) in changed {
+            let context = self.content.marks(piece)?.ok_or_else(unknown)?;
+            let (marks, _) = marks_for(self.format, &context.context, &bytes, &covers, self.key)?;
+            out.push(NewPiece { replaces: piece..piece + 1, bytes, marks: Some(marks) });
+        }
+        Ok(out)
+    }
+
+    fn fell_back(&self) -> bool {
+        self.fell_back
+    }
+}
+
+/// Two collections may have decided about the same field: what either rewrites is rewritten.
+fn merge(old: &mut Vec<Option<NewValue>>, new: &[Option<NewValue>]) {
+    old.resize(old.len().max(new.len()), None);
+    for (old, new) in old.iter_mut().zip(new) {
+        if new.is_some() {
+            old.clone_from(new);
+        }
+    }
+}
+
+/// One scan that applies all decisions about a piece.
+fn edit(format: &dyn RecordFormat, context: &[u8], old: &[u8], fates: &BTreeMap<u32, Fate>) -> Result<Scanned> {
+    let fields = rewritten_fields(fates);
+    let mut met = 0;
+    let scanned = format.scan(context, old, &fields, &mut |record| {
+        let Some(fate) = fates.get(&record.index) else { return Ok(Decision::Keep) };
+        met += 1;
+        if fate.delete {
+            return Ok(Decision::Delete);
+        }
+        let changes = fate.rewrite.iter().filter_map(|(name, new)| Some((fields.binary_search(name).ok()?, new.clone()))).collect();
+        Ok(Decision::Rewrite(changes))
+    })?;
+    if met == fates.len() { Ok(scanned) } else { Err(Error::format("", "a decision was made about a record that does not exist")) }
+}
+
+/// Sorted, each once.
+fn rewritten_fields(fates: &BTreeMap<u32, Fate>) -> Vec<String> {
+    let names: BTreeSet<&String> = fates.values().flat_map(|f| f.rewrite.keys()).collect();
+    names.into_iter().cloned().collect()
+}
+
+/// The check that an edit did what was decided and nothing else, on the bytes, by reading both sides anew:
+/// every byte outside the touched records is the same and in the same place, records are fewer by exactly those deleted, rewritten
+/// records have the new values, and their other fields the old ones.
+fn no_collateral(format: &dyn RecordFormat, context: &[u8], old: &[u8], new: &[u8], fates: &BTreeMap<u32, Fate>) -> Result<()> {
+    let failed = |what: &str| Error::Verification(format!("after the edit {what}; nothing was changed"));
+    let rewritten = rewritten_fields(fates);
+    let others = format.unmapped(context, old, &rewritten)?;
+
+    // The old side: records by place, and the other values of those rewritten.
+    let mut records: Vec<(Range<usize>, Range<usize>, u32)> = Vec::new();
+    let mut kept_values: VecDeque<(u32, Vec<Vec<Value<'static>>>)> = VecDeque::new();
+    format.scan(context, old, &others, &mut |record| {
+        records.push((record.span.clone(), record.content.clone(), record.index));
+        if fates.get(&record.index).is_some_and(|f| !f.delete) {
+            kept_values.push_back((record.index, owned(record.values)));
+        }
+        Ok(Decision::Keep)
+    })?;
+
+    // The new side: contents by place, and what rewritten records say now.
+    let survivors: Vec<u32> = records.iter().map(|r| r.2).filter(|i| !fates.get(i).is_some_and(|f| f.delete)).collect();
+    let mut contents: Vec<Range<usize>> = Vec::new();
+    let mut fields = others.clone();
+    fields.extend(rewritten.iter().cloned());
+    format.scan(context, new, &fields, &mut |record| {
+        let origin = survivors.get(contents.len()).ok_or_else(|| failed("there are more records than should be left"))?;
+        contents.push(record.content.clone());
+        if let Some(fate) = fates.get(origin) {
+            let (before, after) = record.values.split_at(others.len().min(record.values.len()));
+            let unchanged = kept_values.pop_front().is_some_and(|(index, values)| index == *origin && values == before);
+            if !unchanged {
+                return Err(failed("a rewritten record differs in a field that was to stay"));
+            }
+            for (name, values) in rewritten.iter().zip(after) {
+                if fate.rewrite.get(name).is_some_and(|wanted| !says(values, wanted)) {
+                    return Err(failed("a rewritten field does not have its new value"));
+                }
+            }
+        }
+        Ok(Decision::Keep)
+    })?;
+    if contents.len() != survivors.len() {
+        return Err(failed("there are fewer records than should be left"));
+    }
+
+    // Both sides, byte by byte, touched records left out.
+    let (mut from, mut at) = (0, 0);
+    let mut contents = contents.into_iter();
+    let same = |from: Range<usize>, at: &mut usize| {
+        let bytes = old.get(from).unwrap_or_default();
+        let end = *at + bytes.len();
+        let same = new.get(*at..end) == Some(bytes);
+        *at = end;
+        same
+    };
+    for (span, content, index) in records {
+        let fate = fates.get(&index);
+        let mut good = same(from..span.start, &mut at);
+        from = span.end;
+        if fate.is_some_and(|f| f.delete) {
+            if !good {
+                return Err(failed("bytes between records differ"));
+            }
+            continue;
+        }
+        good &= same(span.start..content.start, &mut at);
+        let now = contents.next().unwrap_or_default();
+        good &= now.start == at;
+        if fate.is_some() {
+            at = now.end;
+        } else {
+            good &= same(content.clone(), &mut at) && now.end == at;
+        }
+        good &= same(content.end..span.end, &mut at);
+        if !good {
+            return Err(failed("bytes of records that were to stay differ"));
+        }
+    }
+    if same(from..old.len(), &mut at) && at == new.len() { Ok(()) } else { Err(failed("bytes behind the last record differ")) }
+}
+
+fn owned(values: &[Vec<Value<'_>>]) -> Vec<Vec<Value<'static>>> {
+    values.iter().map(|v| v.iter().cloned().map(Value::into_owned).collect()).collect()
+}
+
+/// Whether a field's values now are those wanted. No values at all: something around the field was replaced as a whole.
+fn says(values: &[Value<'_>], wanted: &[Option<NewValue>]) -> bool {
+    values.is_empty()
+        || values.len() == wanted.len()
+            && values.iter().zip(wanted).all(|(value, wanted)| match wanted {
+                None => true,
+                Some(NewValue::Null) => value.canonical().is_none(),
+                Some(NewValue::Text(text)) => value.canonical().unwrap_or_default() == text.as_str(),
+            })
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,8 +5,11 @@
 //!
 //! The trait is blocking: the engine's work is CPU-bound and runs on threads. A remote store keeps its own runtime inside.
 
+#[cfg(test)]
+pub(crate) mod conformance;
 pub mod fault;
 pub mod local;
+pub mod process;
 
 use std::fmt;
 

@@ -128,6 +128,9 @@ pub fn collection(table: &str, fields: &[&str], probes: Vec<Probe>) -> Collectio
         fields: fields.iter().map(field).collect(),
         probes,
         retain: None,
+        basis: None,
+        placeholder_feeds: vec![],
+        placeholder_normalize: vec![],
         triggers: vec![],
     }
 }

@@ -1,0 +1,219 @@
+//! An archive opened for reading: its entries in order, and the bytes of each, chunk by chunk.
+
+use crate::format::{EntryContent, Marks};
+use crate::repository::entry::{ChunkRef, Entry, Role};
+use crate::repository::{ChunkReader, Head, entries, tree_refs};
+use crate::{Error, Result};
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex};
+
+/// How far ahead of a sequential reader chunks are fetched, in chunks.
+const AHEAD: usize = 32;
+
+/// An archive and the means to read it.
+#[derive(Clone)]
+pub struct OpenArchive {
+    /// Its head.
+    pub head: Head,
+    /// Opens its chunks.
+    pub reader: Arc<ChunkReader>,
+}
+
+impl OpenArchive {
+    /// Entries in archive order.
+    pub fn entries(&self) -> impl Iterator<Item = Result<Entry>> + '_ {
+        entries(&self.reader, &self.head.entries)
+    }
+
+    /// The references to an entry's chunks.
+    pub fn refs(&self, entry: &Entry) -> Result<Vec<ChunkRef>> {
+        match &entry.content {
+            Some(tree) => tree_refs(&self.reader, tree),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// An entry's bytes for an editor.
+    pub fn content(&self, entry: &Entry, marks: &Arc<MarksCache>) -> Result<StoredContent> {
+        Ok(StoredContent {
+            path: entry.display_path(),
+            refs: self.refs(entry)?,
+            covers: entry.mapped.as_ref().map(|m| m.covers.clone()).unwrap_or_default(),
+            scrubbed: entry.mapped.as_ref().is_some_and(|m| m.scrubbed),
+            reader: self.reader.clone(),
+            marks: marks.clone(),
+        })
+    }
+
+    /// An entry's stored bytes, in order (of a sparse entry: its segments back to back).
+    pub fn read(&self, entry: &Entry) -> Result<PieceReader> {
+        Ok(PieceReader::new(self.reader.clone(), self.refs(entry)?.into_iter().map(PieceSource::Stored).collect()))
+    }
+}
+
+/// Decoded identity blocks, shared by the archives of a run: thirty nights share most of theirs. Bounded in bytes.
+pub struct MarksCache {
+    inner: Mutex<CacheInner>,
+    limit: usize,
+}
+
+#[derive(Default)]
+struct CacheInner {
+    blocks: HashMap<crate::repository::entry::ChunkId, Arc<Marks>>,
+    bytes: usize,
+}
+
+impl MarksCache {
+    /// A cache of at most `limit` bytes.
+    pub fn new(limit: usize) -> Arc<MarksCache> {
+        Arc::new(MarksCache { inner: Mutex::default(), limit })
+    }
+
+    fn get(&self, id: &crate::repository::entry::ChunkId, load: impl FnOnce() -> Result<Marks>) -> Result<Arc<Marks>> {
+        let lock = || self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(hit) = lock().blocks.get(id) {
+            return Ok(hit.clone());
+        }
+        let marks = Arc::new(load()?);
+        let cost = marks.rows.len() * std::mem::size_of::<crate::format::MarkRow>() + marks.context.len() + 128;
+        let mut inner = lock();
+        if inner.bytes + cost > self.limit {
+            inner.blocks.clear();
+            inner.bytes = 0;
+        }
+        inner.bytes += cost;
+        inner.blocks.insert(*id, marks.clone());
+        Ok(marks)
+    }
+}
+
+/// [`EntryContent`] over the chunks of a stored entry.
+pub struct StoredContent {
+    path: String,
+    refs: Vec<ChunkRef>,
+    covers: Vec<String>,
+    scrubbed: bool,
+    reader: Arc<ChunkReader>,
+    marks: Arc<MarksCache>,
+}
+
+impl StoredContent {
+    /// The references, in order.
+    pub fn refs(&self) -> &[ChunkRef] {
+        &self.refs
+    }
+
+    fn at(&self, index: usize) -> Result<&ChunkRef> {
+        self.refs.get(index).ok_or_else(|| Error::format(&self.path, format!("has no piece {index}")))
+    }
+}
+
+impl EntryContent for StoredContent {
+    fn path(&self) -> String {
+        self.path.clone()
+    }
+    fn pieces(&self) -> usize {
+        self.refs.len()
+    }
+    fn piece_len(&self, index: usize) -> u64 {
+        self.refs.get(index).map_or(0, |r| r.len)
+    }
+    fn piece(&self, index: usize) -> Result<Arc<Vec<u8>>> {
+        self.reader.read(&self.at(index)?.id, Role::Data)
+    }
+    fn marks(&self, index: usize) -> Result<Option<Arc<Marks>>> {
+        let Some(id) = self.at(index)?.marks else { return Ok(None) };
+        self.marks.get(&id, || Marks::decode(&self.reader.read(&id, Role::Marks)?)).map(Some)
+    }
+    fn covers(&self) -> &[String] {
+        &self.covers
+    }
+    fn scrubbed(&self) -> bool {
+        self.scrubbed
+    }
+}
+
+/// Where a piece of an entry comes from.
+#[derive(Clone)]
+pub enum PieceSource {
+    /// A stored chunk.
+    Stored(ChunkRef),
+    /// Bytes that the restore gate made.
+    Fresh(Arc<Vec<u8>>),
+}
+
+impl PieceSource {
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            PieceSource::Stored(r) => r.len,
+            PieceSource::Fresh(b) => b.len() as u64,
+        }
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Reads pieces in order, fetching some ahead.
+pub struct PieceReader {
+    reader: Arc<ChunkReader>,
+    pieces: Vec<PieceSource>,
+    next: usize,
+    fetched: usize,
+    current: Arc<Vec<u8>>,
+    at: usize,
+}
+
+impl PieceReader {
+    /// Over these pieces.
+    pub fn new(reader: Arc<ChunkReader>, pieces: Vec<PieceSource>) -> PieceReader {
+        PieceReader { reader, pieces, next: 0, fetched: 0, current: Arc::new(Vec::new()), at: 0 }
+    }
+
+    /// The next piece, or `None` at the end.
+    pub fn next_piece(&mut self) -> Result<Option<Arc<Vec<u8>>>> {
+        let Some(piece) = self.pieces.get(self.next) else { return Ok(None) };
+        if self.next >= self.fetched {
+            let ahead: Vec<_> = self.pieces[self.next..]
+                .iter()
+                .take(AHEAD)
+                .filter_map(|p| match p {
+                    PieceSource::Stored(r) => Some((r.id, Role::Data)),
+                    PieceSource::Fresh(_) => None,
+                })
+                .collect();
+            if ahead.len() > 1 {
+                self.reader.prefetch(&ahead);
+            }
+            self.fetched = self.next + AHEAD;
+        }
+        let bytes = match piece {
+            PieceSource::Stored(r) => self.reader.read(&r.id, Role::Data)?,
+            PieceSource::Fresh(b) => b.clone(),
+        };
+        if bytes.len() as u64 != piece.len() {
+            return Err(Error::damaged("chunk", "its length is not what the entry says"));
+        }
+        self.next += 1;
+        Ok(Some(bytes))
+    }
+}
+
+impl Read for PieceReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.current.len() {
+            match self.next_piece().map_err(io::Error::other)? {
+                Some(bytes) => (self.current, self.at) = (bytes, 0),
+                None => return Ok(0),
+            }
+        }
+        let n = buf.len().min(self.current.len() - self.at);
+        buf[..n].copy_from_slice(&self.current[self.at..self.at + n]);
+        self.at += n;
+        Ok(n)
+    }
+}

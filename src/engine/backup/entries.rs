@@ -1,0 +1,497 @@
+//! One entry after the other: what the source has, cut by the format that the data map says, or as plain bytes.
+
+use super::parent::{Parent, ParentArchive};
+use super::pipeline::{Coverage, MarkJob, Pipeline, Ticket};
+use super::{EntryCounts, source_error};
+use crate::config::{self, Source};
+use crate::datamap::EntryPattern;
+use crate::engine::matching::is_path_collection;
+use crate::engine::session::Session;
+use crate::format::cutter::{CutSizes, Gear, MAX_RECORD, RawCutter, RecordPieces};
+use crate::format::registry::{self, Serves};
+use crate::format::{RecordFormat, sqlite};
+use crate::repository::TreeWriter;
+use crate::repository::entry::{ChunkId, ChunkRef, Entry, EntryKind, Mapped, Time};
+use crate::source::PathGlobs;
+use crate::source::command::{CommandLine, CommandStream, standard_input};
+use crate::source::file::{SourceFile, is_sqlite};
+use crate::source::walk::{Problem, Severity, Walk, WalkItem, WalkOptions, Walked};
+use crate::{Error, Result};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Pieces that may be on their way at a time. With the largest pieces (4 MiB) this bounds the memory.
+const IN_FLIGHT: usize = 24;
+/// Bytes at an entry's start by which its format is told.
+const HEAD: usize = 65536;
+
+/// What a run adds up to.
+#[derive(Default)]
+pub struct Totals {
+    /// Entries.
+    pub entries: u64,
+    /// Bytes of plaintext in the archive.
+    pub source_bytes: u64,
+    /// Bytes read from the source.
+    pub read_bytes: u64,
+    /// New, changed, unchanged.
+    pub counts: EntryCounts,
+    /// What went wrong.
+    pub problems: Vec<(Severity, String)>,
+}
+
+/// A backup's way through its source.
+pub struct Run<'a> {
+    session: &'a Session,
+    config: &'a config::Dataset,
+    pipeline: &'a Pipeline<'a>,
+    parent: ParentArchive,
+    raw_gear: Gear,
+    totals: Totals,
+    /// Paths that could not be stored: hard links to them must stand for themselves.
+    lost: HashSet<Vec<u8>>,
+}
+
+/// An entry whose pieces are being collected.
+struct Assembly<'p, 'w> {
+    pipeline: &'p Pipeline<'p>,
+    tickets: VecDeque<Ticket>,
+    tree: TreeWriter<'w>,
+    known: HashMap<ChunkId, ChunkRef>,
+    read: u64,
+}
+
+impl<'p, 'w> Assembly<'p, 'w> {
+    fn new(pipeline: &'p Pipeline<'p>, writer: &'w crate::repository::ChunkWriter, known: HashMap<ChunkId, ChunkRef>) -> Self {
+        Assembly { pipeline, tickets: VecDeque::new(), tree: TreeWriter::new(writer), known, read: 0 }
+    }
+
+    fn piece(&mut self, bytes: Vec<u8>, marks: impl FnOnce() -> Result<MarkJob>) -> Result<()> {
+        self.read += bytes.len() as u64;
+        let id = self.pipeline.id(&bytes);
+        let known = self.known.get(&id).cloned();
+        let job = if known.is_some() { MarkJob::None } else { marks()? };
+        self.tickets.push_back(self.pipeline.submit(id, bytes, job, known));
+        while self.tickets.len() > IN_FLIGHT {
+            self.take()?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self) -> Result<()> {
+        match self.tickets.pop_front() {
+            Some(ticket) => self.tree.push(ticket.wait()?),
+            None => Ok(()),
+        }
+    }
+
+    fn finish(mut self) -> Result<(crate::repository::entry::Tree, u64)> {
+        while !self.tickets.is_empty() {
+            self.take()?;
+        }
+        Ok((self.tree.finish()?, self.read))
+    }
+}
+
+impl<'a> Run<'a> {
+    /// Of one dataset.
+    pub fn new(
+        session: &'a Session,
+        config: &'a config::Dataset,
+        pipeline: &'a Pipeline<'a>,
+        parent: ParentArchive,
+        gear_seed: [u8; 32],
+    ) -> Run<'a> {
+        Run { session, config, pipeline, parent, raw_gear: Gear::new(&gear_seed), totals: Totals::default(), lost: HashSet::new() }
+    }
+
+    /// Hands every entry to `emit`, in archive order.
+    pub fn all(&mut self, emit: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()> {
+        match &self.config.source {
+            Source::Paths { roots, include, exclude, exclude_caches, one_file_system } => {
+                let options = WalkOptions {
+                    include: globs(include)?,
+                    exclude: globs(exclude)?,
+                    exclude_caches: *exclude_caches,
+                    one_file_system: *one_file_system,
+                    skip_repository: self.session.config.own_folders(),
+                };
+                let roots: Vec<(Vec<u8>, PathBuf)> = roots.iter().map(|r| (r.stored.clone().into_bytes(), r.path.clone())).collect();
+                self.paths(&roots, options, emit)
+            }
+            Source::Sqlite { path, entry } => {
+                let entry = self.stream_entry(entry, Some(path))?;
+                let made = self.database(entry, path, None)?;
+                self.emit(made, emit)
+            }
+            Source::Command { argv, entry } => {
+                let line = CommandLine::Argv(argv.iter().map(Into::into).collect());
+                let mut stream = CommandStream::spawn(&self.config.name, &line, self.session.config.folder())?;
+                let made = self.stream(entry, &mut stream)?;
+                // Only a command that says it succeeded makes an archive.
+                stream.finish()?;
+                self.emit(made, emit)
+            }
+            Source::Stdin { entry } => {
+                let made = self.stream(entry, &mut standard_input()?)?;
+                self.emit(made, emit)
+            }
+        }
+    }
+
+    /// What it added up to.
+    pub fn finish(self) -> Totals {
+        self.totals
+    }
+
+    fn emit(&mut self, entry: Entry, emit: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()> {
+        self.totals.entries += 1;
+        self.totals.source_bytes += entry.content.as_ref().map_or(0, |t| t.len());
+        emit(entry)
+    }
+
+    fn problem(&mut self, problem: Problem) {
+        if problem.severity > Severity::Note {
+            self.session.env.monitor.warn(&problem.to_string());
+        } else {
+            self.session.env.monitor.detail(&problem.to_string());
+        }
+        self.totals.problems.push((problem.severity, problem.to_string()));
+    }
+
+    fn paths(&mut self, roots: &[(Vec<u8>, PathBuf)], options: WalkOptions, emit: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()> {
+        self.session.env.monitor.phase(&format!("backing up {}", self.config.name), None);
+        // The archive of the parent outlives the run's borrow of it.
+        let archive = std::mem::replace(&mut self.parent, ParentArchive::none());
+        let mut parent = archive.read();
+        for walked in Walk::of_roots(roots, options)? {
+            self.session.env.stop.check("no archive was made; run the same command again")?;
+            match walked {
+                Walked::Problem(p) => self.problem(p),
+                Walked::Item(item) => {
+                    if let Some(entry) = self.item(*item, &mut parent)? {
+                        self.emit(entry, emit)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn item(&mut self, mut item: WalkItem, parent: &mut Parent<'_>) -> Result<Option<Entry>> {
+        if let Some(p) = item.problem.take() {
+            self.problem(p);
+        }
+        if let Some(database) = &item.sidecar_of
+            && !self.lost.contains(database)
+        {
+            self.session.env.monitor.detail(&format!("{}: is in the snapshot of its database", item.entry.display_path()));
+            return Ok(None);
+        }
+        if let (EntryKind::Hardlink, Some(link)) = (item.entry.kind, &item.entry.link)
+            && self.lost.contains(link.as_slice())
+        {
+            item.unlink();
+        }
+        if item.entry.kind != EntryKind::File {
+            return Ok(Some(item.entry));
+        }
+        let before = parent.at(&item.entry.path)?;
+        let collections = self.collections_of(&item.entry.path);
+        if let Some(old) = &before
+            && !has_write_ahead_log(&item.path)
+            && parent.unchanged(old, &item.entry, !collections.is_empty())
+        {
+            self.totals.counts.unchanged += 1;
+            // Status that does not touch the bytes (owner, mode) is always what the source says now; ctime was equal, so it is the same.
+            let entry = Entry {
+                size: old.size,
+                segments: old.segments.clone(),
+                content: old.content.clone(),
+                mapped: old.mapped.clone(),
+                ..item.entry
+            };
+            self.session.env.monitor.advance(entry.size);
+            return Ok(Some(entry));
+        }
+        match &before {
+            Some(_) => self.totals.counts.changed += 1,
+            None => self.totals.counts.new += 1,
+        }
+        let known = match &before {
+            Some(old) => parent.known_marks(old)?,
+            None => HashMap::new(),
+        };
+        match item.open() {
+            Ok(file) => self.file(item, file, collections, known),
+            Err(p) => {
+                self.lost.insert(item.entry.path.clone());
+                self.problem(p);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Collections whose records an entry holds (not those of which it is a record itself).
+    fn collections_of(&self, path: &[u8]) -> Vec<usize> {
+        let map = &self.config.map;
+        (0..map.collections.len())
+            .filter(|c| !is_path_collection(&map.collections[*c]) && map.collections[*c].entry.matches(path).is_some())
+            .collect()
+    }
+
+    fn file(
+        &mut self,
+        item: WalkItem,
+        mut file: SourceFile,
+        collections: Vec<usize>,
+        known: HashMap<ChunkId, ChunkRef>,
+    ) -> Result<Option<Entry>> {
+        let mut entry = item.entry;
+        if is_sqlite(file.file()) {
+            match self.database(entry.clone(), &item.path, Some((collections.clone(), known.clone()))) {
+                Ok(made) => return Ok(Some(made)),
+                Err(e @ (Error::Interrupted(_) | Error::Store(_))) => return Err(e),
+                Err(e) => {
+                    // Better a copy of its bytes than nothing; but a copy of a database that is being written to may not open.
+                    let what = format!("no snapshot could be taken ({e}); its bytes are stored as they are");
+                    self.problem(Problem { path: entry.path.clone(), severity: Severity::Warning, message: what });
+                    self.lost.insert(entry.path.clone());
+                }
+            }
+        }
+        let format = self.record_format(&entry, &collections, Some(&file))?;
+        let writer = self.pipeline.writer();
+        let mut assembly = Assembly::new(self.pipeline, writer, known);
+        let mut coverage = None;
+        if let Some(format) = format {
+            let covers = Arc::new(Coverage::new(&self.config.map, &collections));
+            match self.records(&entry, format, &covers, &collections, &mut file, &mut assembly) {
+                Ok(()) => {
+                    entry.mapped = Some(Mapped { format: format.name().into(), covers: covers.keys(), scrubbed: false });
+                    coverage = Some(covers);
+                }
+                Err(e @ Error::Format { .. }) => {
+                    // What cannot be cut into records is still backed up; an erasure will say that it cannot be edited.
+                    self.problem(Problem {
+                        path: entry.path.clone(),
+                        severity: Severity::Warning,
+                        message: format!("{e}; stored as plain bytes, which no erasure can edit"),
+                    });
+                    return self.again_as_bytes(entry, &item.path);
+                }
+                Err(e) => return Err(e),
+            }
+        } else {
+            if let Err(e) = file.find_holes() {
+                self.session.env.monitor.detail(&format!("{}: holes cannot be told: {e}", entry.display_path()));
+            }
+            self.raw(&entry, &mut file, &mut assembly)?;
+        }
+        let (tree, read) = assembly.finish()?;
+        self.totals.read_bytes += read;
+        self.report_malformed(&entry, coverage.as_deref());
+        if let Some(p) = file.finish(&mut entry) {
+            self.problem(p);
+        }
+        entry.content = Some(tree);
+        Ok(Some(entry))
+    }
+
+    /// Records that are not of their format are stored, and nobody can be found in them: the user must know.
+    fn report_malformed(&mut self, entry: &Entry, coverage: Option<&Coverage>) {
+        let malformed = coverage.map_or(0, |c| c.malformed.load(Ordering::Relaxed));
+        if malformed > 0 {
+            let message = format!("{malformed} record(s) are malformed; they are stored, but no person can be found in them");
+            self.problem(Problem { path: entry.path.clone(), severity: Severity::Warning, message });
+        }
+    }
+
+    /// Reads a file from its start once more, as plain bytes.
+    fn again_as_bytes(&mut self, mut entry: Entry, path: &Path) -> Result<Option<Entry>> {
+        let mut file = std::fs::File::open(path).map_err(Error::io("read", path))?;
+        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), HashMap::new());
+        self.raw(&entry, &mut file, &mut assembly)?;
+        let (tree, read) = assembly.finish()?;
+        self.totals.read_bytes += read;
+        entry.size = tree.len();
+        entry.content = Some(tree);
+        // Not to be taken for a good state of it by the next backup.
+        entry.seen = None;
+        Ok(Some(entry))
+    }
+
+    fn record_format(&self, entry: &Entry, collections: &[usize], file: Option<&SourceFile>) -> Result<Option<&'static dyn RecordFormat>> {
+        if collections.is_empty() {
+            return Ok(None);
+        }
+        let mut head = vec![0; HEAD];
+        let n = match file {
+            Some(f) => f.file().read_at(&mut head, 0).map_err(|e| source_error(entry.display_path(), e))?,
+            None => 0,
+        };
+        head.truncate(n);
+        self.record_format_of(entry, collections, &head)
+    }
+
+    fn record_format_of(&self, entry: &Entry, collections: &[usize], head: &[u8]) -> Result<Option<&'static dyn RecordFormat>> {
+        for c in collections {
+            if let Ok(Serves::Records(format)) = registry::serve(&self.config.map.collections[*c], &entry.path, head) {
+                return Ok(Some(format));
+            }
+        }
+        Ok(None)
+    }
+
+    fn raw(&self, entry: &Entry, from: &mut dyn Read, assembly: &mut Assembly<'_, '_>) -> Result<()> {
+        for bytes in RawCutter::new(from, entry.display_path(), &self.raw_gear, CutSizes::bytes()) {
+            let bytes = bytes?;
+            self.session.env.stop.check("no archive was made; run the same command again")?;
+            self.session.env.monitor.advance(bytes.len() as u64);
+            assembly.piece(bytes, || Ok(MarkJob::None))?;
+        }
+        Ok(())
+    }
+
+    fn records(
+        &self,
+        entry: &Entry,
+        format: &'static dyn RecordFormat,
+        coverage: &Arc<Coverage>,
+        collections: &[usize],
+        from: &mut dyn Read,
+        assembly: &mut Assembly<'_, '_>,
+    ) -> Result<()> {
+        let collection = &self.config.map.collections[collections[0]];
+        for piece in RecordPieces::open(format, collection, from, entry.display_path(), &self.raw_gear, CutSizes::records(), MAX_RECORD)? {
+            let piece = piece?;
+            self.session.env.stop.check("no archive was made; run the same command again")?;
+            self.session.env.monitor.advance(piece.bytes.len() as u64);
+            let coverage = coverage.clone();
+            assembly.piece(piece.bytes, move || Ok(MarkJob::Records { format, context: piece.context, coverage }))?;
+        }
+        Ok(())
+    }
+
+    /// A database, by a snapshot that never touches a disk.
+    fn database(&mut self, mut entry: Entry, path: &Path, found: Option<(Vec<usize>, HashMap<ChunkId, ChunkRef>)>) -> Result<Entry> {
+        let (collections, known) = match found {
+            Some(found) => found,
+            None => {
+                let collections = self.collections_of(&entry.path);
+                let archive = std::mem::replace(&mut self.parent, ParentArchive::none());
+                let mut parent = archive.read();
+                let known = match parent.at(&entry.path)? {
+                    Some(old) => parent.known_marks(&old)?,
+                    None => HashMap::new(),
+                };
+                (collections, known)
+            }
+        };
+        let snapshot = sqlite::snapshot::Snapshot::open(path)?;
+        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known);
+        let session = self.session;
+        let report = sqlite::marks::cut(&snapshot, &self.config.map, &collections, self.pipeline.token_key(), &mut |run, marks| {
+            session.env.stop.check("no archive was made; run the same command again")?;
+            session.env.monitor.advance(run.len() as u64);
+            assembly.piece(run.to_vec(), || Ok(MarkJob::Ready(marks()?)))
+        })?;
+        let (tree, read) = assembly.finish()?;
+        self.totals.read_bytes += read;
+        for warning in report.warnings {
+            self.problem(Problem { path: entry.path.clone(), severity: Severity::Warning, message: warning });
+        }
+        entry.size = tree.len();
+        entry.segments = None;
+        entry.content = Some(tree);
+        entry.mapped = Some(Mapped { format: "sqlite".into(), covers: report.covers, scrubbed: report.scrubbed });
+        Ok(entry)
+    }
+
+    fn stream(&mut self, name: &str, from: &mut dyn Read) -> Result<Entry> {
+        let mut entry = self.stream_entry(name, None)?;
+        self.session.env.monitor.phase(&format!("backing up {}", self.config.name), None);
+        let collections = self.collections_of(&entry.path);
+        let archive = std::mem::replace(&mut self.parent, ParentArchive::none());
+        let mut parent = archive.read();
+        let before = parent.at(&entry.path)?;
+        match &before {
+            Some(_) => self.totals.counts.changed += 1,
+            None => self.totals.counts.new += 1,
+        }
+        let known = match &before {
+            Some(old) => parent.known_marks(old)?,
+            None => HashMap::new(),
+        };
+        let mut head = Vec::new();
+        from.take(HEAD as u64).read_to_end(&mut head).map_err(|e| source_error(name, e))?;
+        let format = self.record_format_of(&entry, &collections, &head)?;
+        let mut whole = head.as_slice().chain(from);
+        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known);
+        let mut coverage = None;
+        match format {
+            Some(format) => {
+                let covers = Arc::new(Coverage::new(&self.config.map, &collections));
+                self.records(&entry, format, &covers, &collections, &mut whole, &mut assembly)?;
+                entry.mapped = Some(Mapped { format: format.name().into(), covers: covers.keys(), scrubbed: false });
+                coverage = Some(covers);
+            }
+            None => self.raw(&entry, &mut whole, &mut assembly)?,
+        }
+        let (tree, read) = assembly.finish()?;
+        self.totals.read_bytes += read;
+        self.report_malformed(&entry, coverage.as_deref());
+        entry.size = tree.len();
+        entry.content = Some(tree);
+        Ok(entry)
+    }
+
+    /// Metadata of an entry that no file system has, or of a single database.
+    fn stream_entry(&self, name: &str, path: Option<&Path>) -> Result<Entry> {
+        let now = self.session.now();
+        let mut entry = Entry {
+            path: name.as_bytes().to_vec(),
+            kind: EntryKind::File,
+            mode: 0o600,
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+            user: String::new(),
+            group: String::new(),
+            mtime: Time(now.as_second(), now.subsec_nanosecond().unsigned_abs()),
+            size: 0,
+            link: None,
+            rdev: None,
+            xattrs: Vec::new(),
+            segments: None,
+            content: None,
+            mapped: None,
+            seen: None,
+            edited: false,
+        };
+        if let Some(path) = path {
+            use std::os::unix::fs::MetadataExt;
+            let meta = std::fs::metadata(path).map_err(|e| source_error(path.display().to_string(), e))?;
+            entry.mode = meta.mode() & 0o7777;
+            (entry.uid, entry.gid) = (meta.uid(), meta.gid());
+            entry.mtime = Time(meta.mtime(), meta.mtime_nsec().unsigned_abs() as u32);
+        }
+        Ok(entry)
+    }
+}
+
+fn globs(patterns: &[EntryPattern]) -> Result<PathGlobs> {
+    PathGlobs::new(&patterns.iter().map(|p| p.source.as_str()).collect::<Vec<_>>())
+}
+
+/// A database's file may look untouched while its write-ahead log or journal holds changes.
+fn has_write_ahead_log(path: &Path) -> bool {
+    ["-wal", "-journal"].iter().any(|suffix| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        std::fs::metadata(name).is_ok_and(|m| m.len() > 0)
+    })
+}

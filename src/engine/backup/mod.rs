@@ -1,0 +1,189 @@
+//! Making an archive: the source is walked in archive order next to the latest archive's entry list, so that unchanged files are not even
+//! opened; what is read is cut, hashed, and only what no archive has yet is compressed, sealed and stored.
+//!
+//! Order: packs → their sheets → head → ledger → catalog. Nothing names a chunk before it is durable. A source that fails as a whole
+//! (a command's exit code, a database that cannot be read) leaves no archive; a file that vanishes, changes or cannot be read is reported.
+
+mod entries;
+mod parent;
+mod pipeline;
+
+use super::event::{Event, IdentityTokens};
+use super::session::Session;
+use super::state::State;
+use crate::config::{self, Source};
+use crate::policy::State as Stage;
+use crate::repository::{ArchiveId, ChunkWriter, EntryListWriter, Head, WriteOptions};
+use crate::source::walk::Severity;
+use crate::{Error, Result};
+use jiff::Timestamp;
+use parent::Parent;
+use pipeline::{Erased, Shared, with_workers};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What a backup made.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The archive's head, as stored.
+    pub head: Head,
+    /// Its digest.
+    pub digest: String,
+    /// Entries by what happened: new, changed, unchanged.
+    pub entries: EntryCounts,
+    /// What could not be stored, or not in peace; worst first.
+    pub problems: Vec<(Severity, String)>,
+    /// Requests whose person the source still has.
+    pub still_live: Vec<String>,
+    /// Bytes of plaintext that were read.
+    pub read_bytes: u64,
+}
+
+/// Entries by what happened to them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EntryCounts {
+    /// Not in the archive before.
+    pub new: u64,
+    /// Read again.
+    pub changed: u64,
+    /// Taken over from the archive before.
+    pub unchanged: u64,
+}
+
+impl Report {
+    /// Whether something of the source is not in the archive.
+    pub fn is_partial(&self) -> bool {
+        !self.still_live.is_empty() || self.problems.iter().any(|(s, _)| *s == Severity::Lost)
+    }
+}
+
+/// What goes into the head but is not read from the source.
+struct Frame<'a> {
+    config: &'a config::Dataset,
+    tag: Option<String>,
+    created_at: Timestamp,
+}
+
+/// Backs up one dataset.
+pub fn backup(session: &Session, config: &config::Dataset, tag: Option<String>) -> Result<Report> {
+    session.repo.create_dataset(&config.name)?;
+    let lease = session.repo.lease(&config.name, super::LEASE_TTL)?;
+    let frame = Frame { config, tag, created_at: session.now() };
+    let view = session.view(&config.name)?;
+    let heads = session.heads(&config.name)?;
+    for (key, e) in &heads.damaged {
+        session.env.monitor.warn(&format!("{key}: {e}"));
+    }
+    // An archive from the future would be "latest" for ever; its entries may still be shared, chunk by chunk.
+    let latest = heads.latest.iter().filter(|l| l.head.created_at <= frame.created_at).max_by_key(|l| l.head.created_at);
+    if heads.latest.iter().any(|l| l.head.created_at > frame.created_at) {
+        session.env.monitor.warn("an archive of this dataset is dated in the future; check the clock");
+    }
+    let parent = Parent::new(latest.map(|l| view.open(&l.head)), &config.map_digest)?;
+    let options = WriteOptions { level: session.config.compression_level, ..WriteOptions::default() };
+    let writer = ChunkWriter::new(&session.repo, &view.dataset, view.index.clone(), options);
+    let state = session.state()?;
+    let erased = erased_people(&state, &config.name, session.now());
+    let shared = Shared {
+        writer: &writer,
+        dataset: &view.dataset,
+        erased: Erased::new(erased.iter().map(|(_, t)| *t)),
+        met: Mutex::new(HashSet::new()),
+        stored: AtomicU64::new(0),
+    };
+    let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 16);
+    let made = with_workers(&shared, workers, |pipeline| {
+        let mut list = EntryListWriter::new(&writer, &view.dataset);
+        let mut run = entries::Run::new(session, config, pipeline, parent, view.dataset.gear_seed());
+        run.all(&mut |entry| list.push(&entry))?;
+        Ok((list.finish()?, run.finish()))
+    })?;
+    let (tree, totals) = made;
+    writer.finish()?;
+    session.env.stop.check("no archive was made; run the same command again")?;
+    lease.check()?;
+    let met: Vec<usize> = shared.met.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter().copied().collect();
+    let head = Head {
+        archive: ArchiveId::random(session.env.random.as_ref())?,
+        dataset: config.name.clone(),
+        generation: 1,
+        created_at: frame.created_at,
+        sealed_at: session.now(),
+        tag: frame.tag.clone(),
+        ledger_epoch: session.ledger().head().0,
+        entries: tree,
+        entry_count: totals.entries,
+        source_bytes: totals.source_bytes,
+        stored_bytes: shared.stored.load(Ordering::Relaxed),
+        map_digest: frame.config.map_digest.clone(),
+        previous: None,
+        tool: crate::TOOL.to_string(),
+        source: source_word(&frame.config.source).into(),
+        warnings: totals.problems.iter().filter(|(s, _)| *s > Severity::Note).count() as u64,
+    };
+    crate::crash::step("backup: put head");
+    let digest = session.repo.put_head(&head)?;
+    session.record(&Event::ArchiveSealed {
+        dataset: config.name.clone(),
+        archive: head.archive,
+        digest: digest.clone(),
+        created_at: head.created_at,
+    })?;
+    let still_live = confirm_still_live(session, config, &head, &state, &erased, &met)?;
+    session.catalog.witness_heads(&config.name, &session.repo.heads(&config.name)?)?;
+    let mut problems = totals.problems;
+    problems.sort_by_key(|(s, _)| std::cmp::Reverse(*s));
+    Ok(Report { head, digest, entries: totals.counts, problems, still_live, read_bytes: totals.read_bytes })
+}
+
+fn source_word(source: &Source) -> &'static str {
+    match source {
+        Source::Paths { .. } => "paths",
+        Source::Sqlite { .. } => "sqlite",
+        Source::Command { .. } => "command",
+        Source::Stdin { .. } => "stdin",
+    }
+}
+
+/// People who were erased from the dataset and have not come back.
+fn erased_people<'a>(state: &'a State, dataset: &str, now: Timestamp) -> Vec<(&'a str, &'a [IdentityTokens])> {
+    state
+        .requests
+        .iter()
+        .filter(|r| r.effective_at.is_some_and(|e| e <= now) && r.came_back.is_none() && r.stage(now) != Stage::Cancelled)
+        .filter_map(|r| Some((r.id.as_str(), r.datasets.get(dataset)?.as_slice())))
+        .collect()
+}
+
+/// Short tokens may collide, and kept records may stay: looks properly before telling anybody that a person is still there.
+fn confirm_still_live(
+    session: &Session,
+    config: &config::Dataset,
+    head: &Head,
+    state: &State,
+    erased: &[(&str, &[IdentityTokens])],
+    met: &[usize],
+) -> Result<Vec<String>> {
+    if met.is_empty() {
+        return Ok(Vec::new());
+    }
+    let view = session.view(&config.name)?;
+    let chosen: Vec<(&str, &[IdentityTokens])> = met.iter().filter_map(|i| erased.get(*i)).copied().collect();
+    let counts = super::subject::count_by_tokens(session, config, &view, head, &chosen.iter().map(|(_, t)| *t).collect::<Vec<_>>())?;
+    let mut out = Vec::new();
+    for ((request, _), records) in chosen.iter().zip(counts) {
+        if records.values().sum::<u64>() == 0 || state.request(request).is_err() {
+            continue;
+        }
+        let records: BTreeMap<String, u64> = records;
+        session.record(&Event::StillLive { request: request.to_string(), dataset: config.name.clone(), archive: head.archive, records })?;
+        out.push(request.to_string());
+    }
+    Ok(out)
+}
+
+/// Fails with a source's own words.
+pub(crate) fn source_error(what: impl Into<String>, detail: impl std::fmt::Display) -> Error {
+    Error::Source { what: what.into(), detail: detail.to_string() }
+}

@@ -1,0 +1,178 @@
+//! The certificate of a request: what was done, to which copies, how it was verified, what remains and until when. JSON, signed Ed25519 by the
+//! repository's key; the fields follow NIST SP 800-88r2's certificate of sanitization, mapped to archives.
+//!
+//! A certificate names the person only by a reference made from keyed tokens: it can be handed out, kept and published.
+
+use super::event::{ArchiveOutcome, Counts, Verdict};
+use super::identity::subject_reference;
+use super::session::Session;
+use super::state::Request;
+use crate::crypto::sign;
+use crate::{Error, Result};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// Version of the certificate's shape.
+pub const VERSION: u32 = 1;
+
+/// Makes the signed certificate of a request. Fails with `Refused` when no propagation has finished for it.
+pub fn make(session: &Session, id: &str) -> Result<Value> {
+    let state = session.state()?;
+    let request = state.request(id)?;
+    let Some(finished) = &request.finished else {
+        return Err(Error::Refused(format!("request {} has not been propagated yet; there is nothing to certify", request.id)));
+    };
+    let mut collections: BTreeMap<(String, String), Counts> = BTreeMap::new();
+    let mut archives = Vec::new();
+    for a in &finished.archives {
+        for (collection, counts) in a.requests.get(&request.id).into_iter().flatten() {
+            collections.entry((a.dataset.clone(), collection.clone())).or_default().add(counts);
+        }
+        archives.push(archive_json(a, &request.id));
+    }
+    let ledger = session.ledger();
+    let position = ledger.entries().iter().find(|e| e.seq == finished.seq).map(|e| hex::encode(e.hash));
+    let body = json!({
+        "certificate": "reseal erasure certificate",
+        "version": VERSION,
+        "repository": session.repo.id().to_string(),
+        "request": {
+            "id": request.id,
+            "kind": request.clock.kind.to_string(),
+            "ground": ground(request),
+            "received": request.clock.received.to_string(),
+            "due_at": request.clock.due_at.to_string(),
+            "deadline": request.deadline.map(|d| d.to_string()),
+        },
+        "subject": request.datasets.iter().map(|(d, t)| (d.clone(), Value::from(subject_reference(t)))).collect::<serde_json::Map<_, _>>(),
+        "effective_at": request.effective_at.map(|t| t.to_string()),
+        "completed_at": finished.at.to_string(),
+        "performed_by": finished.actor,
+        "state": request.stage(session.now()).to_string(),
+        "result": result_word(finished.done, finished.gone, &finished.archives),
+        "sanitization": {
+            "method": "cryptographic erase and deletion",
+            "technique": "records removed or rewritten inside the archives; affected chunks sealed anew under new keys; keys of the old chunks destroyed; old ciphertext wiped or deleted",
+            "tool": crate::TOOL,
+            "policy": finished.policies,
+        },
+        "verification": {
+            "method": "the new generations were read back: byte search for every variant of every identity, record by record search, comparison of all that was not edited, and a new listing of the store",
+            "scope": finished.scope,
+            "old_objects_absent": finished.gone.to_string(),
+        },
+        "collections": collections.iter().map(|((d, c), n)| counts_json(d, c, n)).collect::<Vec<_>>(),
+        "archives": archives,
+        "surviving_copies": surviving(session, finished.archives.as_slice())?,
+        "not_covered": [
+            "the live source, which is the controller's own to erase",
+            "copies of the repository that were made before together with a key slot and its secret",
+        ],
+        "audit": { "entry": finished.seq, "hash": position },
+    });
+    drop(ledger);
+    let bytes = canonical(&body);
+    let signature = session.repo.signing_key()?.sign(&bytes);
+    Ok(json!({
+        "body": body,
+        "signature": { "algorithm": "Ed25519", "public_key": hex::encode(session.repo.verifying_key().to_bytes()), "value": hex::encode(signature) },
+    }))
+}
+
+fn ground(request: &Request) -> Value {
+    let law = match request.clock.kind {
+        crate::policy::Kind::SubjectRequest => "GDPR Art. 17(1)",
+        crate::policy::Kind::Deletion => "deletion by the controller",
+    };
+    json!({ "basis": law, "reason": request.reason })
+}
+
+fn result_word(done: bool, gone: Verdict, archives: &[ArchiveOutcome]) -> &'static str {
+    let worst =
+        archives.iter().fold(gone, |v, a| v.and(a.verification).and(if a.left.is_empty() { Verdict::Pass } else { Verdict::Unknown }));
+    match (done, worst) {
+        (true, Verdict::Pass) => "PASS",
+        (_, Verdict::Failed) => "FAILED",
+        _ => "UNKNOWN",
+    }
+}
+
+fn counts_json(dataset: &str, collection: &str, n: &Counts) -> Value {
+    json!({
+        "dataset": dataset, "collection": collection, "found": n.found, "deleted": n.deleted, "anonymised": n.anonymised,
+        "pseudonymised": n.pseudonymised, "retained": n.retained, "failed": n.failed,
+    })
+}
+
+/// One archive for JSON: the certificate's and the propagation's own report have the same shape.
+pub fn archive_json(a: &ArchiveOutcome, request: &str) -> Value {
+    json!({
+        "dataset": a.dataset,
+        "archive": a.archive.to_string(),
+        "backup_time": a.created_at.to_string(),
+        "before": { "generation": a.before.0, "digest": a.before.1 },
+        "after": { "generation": a.after.0, "digest": a.after.1 },
+        "mode": a.mode,
+        "collections": a.requests.get(request).into_iter().flatten().map(|(c, n)| counts_json(&a.dataset, c, n)).collect::<Vec<_>>(),
+        "verification": a.verification.to_string(),
+        "left": a.left,
+        "notes": a.notes,
+    })
+}
+
+/// Copies that are still there and hold, or may hold, something of the person.
+fn surviving(session: &Session, archives: &[ArchiveOutcome]) -> Result<Vec<Value>> {
+    let mut out = Vec::new();
+    for a in archives.iter().filter(|a| !a.left.is_empty() || a.verification != Verdict::Pass) {
+        let still_there = session.repo.dataset(&a.dataset)?.is_some() && session.listed(&a.dataset, &a.archive)?.is_some();
+        if still_there {
+            let last = match session.config.datasets.get(&a.dataset) {
+                Some(config) => super::rotate::ends(session, config)?.get(&a.archive).copied().flatten().map(|t| t.to_string()),
+                None => None,
+            };
+            out.push(json!({ "dataset": a.dataset, "archive": a.archive.to_string(), "why": a.left, "can_exist_until": last }));
+        }
+    }
+    Ok(out)
+}
+
+/// The bytes that are signed: a domain line, then JSON without white space, members in the order written.
+fn canonical(body: &Value) -> Vec<u8> {
+    [b"reseal certificate v1\n".as_slice(), body.to_string().as_bytes()].concat()
+}
+
+/// What checking a certificate found.
+#[derive(Debug, Clone)]
+pub struct CheckedCertificate {
+    /// The request it is about.
+    pub request: String,
+    /// Its result: PASS, FAILED or UNKNOWN.
+    pub result: String,
+    /// Hex of the key that signed it.
+    pub public_key: String,
+    /// Whether that is the opened repository's key; `None` when no repository was there to compare with.
+    pub ours: Option<bool>,
+    /// Whether the audit chain has the entry that it names; `None` without a repository.
+    pub in_chain: Option<bool>,
+}
+
+/// Checks signature and, with a repository, key and place in the audit chain. Fails with `Verification` when the signature does not fit.
+pub fn check(text: &str, session: Option<&Session>) -> Result<CheckedCertificate> {
+    let not_one = || Error::Usage("this is not a reseal certificate".into());
+    let value: Value = serde_json::from_str(text).map_err(|_| not_one())?;
+    let body = value.get("body").ok_or_else(not_one)?;
+    let field = |name: &str| value.pointer(&format!("/signature/{name}")).and_then(Value::as_str).ok_or_else(not_one);
+    let public_key: [u8; 32] = hex::decode(field("public_key")?).ok().and_then(|k| k.try_into().ok()).ok_or_else(not_one)?;
+    let signature: [u8; 64] = hex::decode(field("value")?).ok().and_then(|k| k.try_into().ok()).ok_or_else(not_one)?;
+    if !sign::VerifyingKey::from_bytes(&public_key).is_some_and(|k| k.verify(&canonical(body), &signature)) {
+        return Err(Error::Verification("the certificate's signature does not fit its text: it was changed after it was signed".into()));
+    }
+    let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_string();
+    let (mut ours, mut in_chain) = (None, None);
+    if let Some(session) = session {
+        ours = Some(session.repo.verifying_key().to_bytes() == public_key);
+        let (seq, hash) = (body.pointer("/audit/entry").and_then(Value::as_u64), text("/audit/hash"));
+        in_chain = Some(session.ledger().entries().iter().any(|e| Some(e.seq) == seq && hex::encode(e.hash) == hash));
+    }
+    Ok(CheckedCertificate { request: text("/request/id"), result: text("/result"), public_key: hex::encode(public_key), ours, in_chain })
+}

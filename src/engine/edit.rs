@@ -1,0 +1,173 @@
+//! Applying decisions to one archive, and the edited archive as a value: which entries go, and which pieces of the others are new.
+//! Propagation seals it as the next generation; the restore gate reads it and throws it away.
+
+use super::archive::{OpenArchive, PieceSource};
+use super::decide::{Decided, children_first};
+use super::event::Counts;
+use super::matching::{Bound, Matches};
+use crate::datamap::DataMap;
+use crate::format::{Disposition, Found, NewPiece};
+use crate::repository::entry::{ChunkRef, Entry, EntryKind, Mapped};
+use crate::{Error, Result};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+/// What an erasure changes in an archive.
+#[derive(Default)]
+pub struct ArchiveEdit {
+    /// Paths of entries that go.
+    pub removed: HashSet<Vec<u8>>,
+    /// By path: the new pieces of an entry.
+    pub changed: BTreeMap<Vec<u8>, EntryEdit>,
+    /// Notes of the editors.
+    pub notes: Vec<String>,
+}
+
+/// An entry's new pieces.
+pub struct EntryEdit {
+    /// In order, not overlapping.
+    pub pieces: Vec<NewPiece>,
+    /// How the entry is cut now.
+    pub mapped: Option<Mapped>,
+}
+
+impl ArchiveEdit {
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.removed.is_empty() && self.changed.is_empty()
+    }
+}
+
+/// Counts per request index and collection index.
+pub type Tally = BTreeMap<usize, BTreeMap<usize, Counts>>;
+
+/// Adds up what was decided.
+pub fn tally(matches: &Matches, decided: &[Decided]) -> Tally {
+    let mut out = Tally::new();
+    for d in decided {
+        let Some(m) = matches.records.get(d.index) else { continue };
+        for who in &m.who {
+            out.entry(*who).or_default().entry(m.found.collection).or_default().add(&d.counts);
+        }
+    }
+    for p in &matches.paths {
+        for who in &p.who {
+            out.entry(*who).or_default().entry(p.collection).or_default().add(&Counts { found: 1, deleted: 1, ..Counts::default() });
+        }
+    }
+    out
+}
+
+/// Runs the editors. `decided` and `bound` are consumed; on an error the archive is as it was.
+pub fn apply(map: &DataMap, bound: Vec<Bound<'_>>, matches: &Matches, decided: Vec<Decided>) -> Result<ArchiveEdit> {
+    let mut edit = ArchiveEdit::default();
+    let order = children_first(map);
+    let mut per_entry: HashMap<usize, Vec<(Found, Disposition)>> = HashMap::new();
+    for d in decided {
+        let m = matches.records.get(d.index).ok_or_else(|| Error::Refused("a decision about no record".into()))?;
+        if d.disposition != Disposition::Keep {
+            per_entry.entry(m.entry).or_default().push((m.found.clone(), d.disposition));
+        }
+    }
+    edit.removed.extend(matches.paths.iter().map(|p| p.path.clone()));
+    for (i, b) in bound.into_iter().enumerate() {
+        let Some(work) = per_entry.remove(&i) else { continue };
+        if edit.removed.contains(&b.entry.path) {
+            continue;
+        }
+        let mut editor = b.editor?;
+        let applied = editor.apply(map, &order, &work)?;
+        let deletes = work.iter().filter(|(_, d)| *d == Disposition::Delete).count() as u64;
+        if applied.deleted.values().sum::<u64>() < deletes {
+            return Err(Error::Verification(format!(
+                "{}: fewer records were deleted than were decided; nothing was changed",
+                b.entry.display_path()
+            )));
+        }
+        edit.notes.extend(applied.notes.iter().map(|n| format!("{}: {n}", b.entry.display_path())));
+        let pieces = editor.finish()?;
+        if pieces.is_empty() {
+            continue;
+        }
+        let mapped = b.entry.mapped.clone().map(|m| Mapped { scrubbed: m.scrubbed || m.format == "sqlite", ..m });
+        edit.changed.insert(b.entry.path.clone(), EntryEdit { pieces, mapped });
+    }
+    Ok(edit)
+}
+
+/// A piece of an edited entry: kept as stored, or new.
+pub enum EditedPiece<'a> {
+    /// As stored.
+    Kept(ChunkRef),
+    /// New bytes.
+    New(&'a NewPiece),
+}
+
+/// An edited entry's pieces in order. Fails when the new pieces do not fit the old ones.
+pub fn edited_pieces<'a>(refs: &[ChunkRef], edit: &'a EntryEdit) -> Result<Vec<EditedPiece<'a>>> {
+    let bad = || Error::Verification("an edit does not fit the entry it was made for; nothing was changed".into());
+    let mut out = Vec::with_capacity(refs.len());
+    let mut at = 0;
+    for piece in &edit.pieces {
+        let range = &piece.replaces;
+        if range.start < at || range.end < range.start || range.end > refs.len() {
+            return Err(bad());
+        }
+        out.extend(refs[at..range.start].iter().cloned().map(EditedPiece::Kept));
+        if !piece.bytes.is_empty() {
+            out.push(EditedPiece::New(piece));
+        }
+        at = range.end;
+    }
+    out.extend(refs.get(at..).ok_or_else(bad)?.iter().cloned().map(EditedPiece::Kept));
+    Ok(out)
+}
+
+/// Goes over the entries of an archive as the edit leaves them. `visit` gets the entry (its kind and link already mended where the
+/// entry that carried a hard-linked file's bytes went) and, for edited ones, the edit.
+///
+/// When the first name of a hard-linked file goes but others stay, the first of those becomes the file.
+pub fn edited_entries(
+    archive: &OpenArchive,
+    edit: &ArchiveEdit,
+    mut visit: impl FnMut(Entry, Option<&EntryEdit>) -> Result<()>,
+) -> Result<()> {
+    let mut orphans: HashMap<Vec<u8>, Entry> = HashMap::new();
+    let mut moved: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
+    for entry in archive.entries() {
+        let mut entry = entry?;
+        if edit.removed.contains(&entry.path) {
+            if entry.kind == EntryKind::File {
+                orphans.insert(entry.path.clone(), entry);
+            }
+            continue;
+        }
+        let mut source = entry.path.clone();
+        if entry.kind == EntryKind::Hardlink
+            && let Some(target) = entry.link.clone()
+        {
+            if let Some(new) = moved.get(target.as_slice()) {
+                entry.link = Some(serde_bytes::ByteBuf::from(new.clone()));
+            } else if let Some(file) = orphans.remove(target.as_slice()) {
+                moved.insert(file.path.clone(), entry.path.clone());
+                source = file.path.clone();
+                entry = Entry { path: entry.path, edited: true, ..file };
+            }
+        }
+        visit(entry, edit.changed.get(&source))?;
+    }
+    Ok(())
+}
+
+/// An edited entry's bytes for a reader, without storing them (the restore gate).
+pub fn piece_sources(archive: &OpenArchive, entry: &Entry, edit: Option<&EntryEdit>) -> Result<Vec<PieceSource>> {
+    let refs = archive.refs(entry)?;
+    let Some(edit) = edit else { return Ok(refs.into_iter().map(PieceSource::Stored).collect()) };
+    Ok(edited_pieces(&refs, edit)?
+        .into_iter()
+        .map(|p| match p {
+            EditedPiece::Kept(r) => PieceSource::Stored(r),
+            EditedPiece::New(n) => PieceSource::Fresh(Arc::new(n.bytes.clone())),
+        })
+        .collect())
+}

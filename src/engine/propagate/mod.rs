@@ -1,0 +1,82 @@
+//! Propagating erasures into existing archives.
+//!
+//! Plan: which requests, which archives, what would be deleted, rewritten, kept, and what cannot be done. Execute, in the order that keeps
+//! everything safe (`docs/format.md`, "re-seal"): ledger `started` → new packs and sheets → new heads → read the new generations
+//! back and verify → ledger `resealed` → remove the old heads → drop keys and ciphertext that nothing needs → list the store and prove the
+//! old objects absent → ledger `finished`. Interrupted anywhere, running it again completes it.
+
+mod check;
+mod execute;
+mod people;
+mod plan;
+
+pub use check::{Scope, absence_in, needs_change};
+pub use execute::{drop_dead, execute};
+pub use people::{IDENTITIES_PURPOSE, People, identities_key, request_people, token_mentions};
+pub use plan::{ArchivePlan, DatasetPlan, Plan, is_processed as plan_is_processed, plan};
+
+use super::event::{ArchiveOutcome, Verdict};
+use std::collections::BTreeMap;
+
+/// What the user asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Only these requests; all due ones when empty.
+    pub requests: Vec<String>,
+    /// How much is searched afterwards.
+    pub scope: Scope,
+    /// Skip the waiting, for this reason.
+    pub now: Option<String>,
+}
+
+/// What a propagation did.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Sequence number of its start; 0 when nothing was due.
+    pub started: u64,
+    /// Archive by archive.
+    pub archives: Vec<ArchiveOutcome>,
+    /// Requests done.
+    pub done: Vec<String>,
+    /// Requests of which something is left.
+    pub partial: Vec<String>,
+    /// Whether the replaced objects are gone.
+    pub gone: Verdict,
+    /// Bytes read from the store.
+    pub bytes_read: u64,
+    /// Bytes written to the store.
+    pub bytes_written: u64,
+    /// Chunks dropped, and the bytes of ciphertext that went with them.
+    pub dropped: (u64, u64),
+    /// Identities found on the person's records that the request does not name, per request: kind → how many values.
+    pub also_known: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+impl Report {
+    /// Nothing done yet.
+    pub fn empty() -> Report {
+        Report {
+            started: 0,
+            archives: Vec::new(),
+            done: Vec::new(),
+            partial: Vec::new(),
+            gone: Verdict::Pass,
+            bytes_read: 0,
+            bytes_written: 0,
+            dropped: (0, 0),
+            also_known: BTreeMap::new(),
+        }
+    }
+}
+
+impl Report {
+    /// The exit code: 0 done, 3 something is left, 4 a verification failed.
+    pub fn exit_code(&self) -> u8 {
+        let failed = self.gone == Verdict::Failed || self.archives.iter().any(|a| a.verification == Verdict::Failed);
+        match (failed, self.partial.is_empty()) {
+            (true, _) => 4,
+            (_, false) => 3,
+            _ => 0,
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Requests: opening, and every step of their life that is not the propagation itself. The rules are [`crate::policy`]'s; here
+//! they are looked up, applied and recorded.
+
+use super::event::Event;
+use super::identity::{SealedIdentities, Subject, kinds_of, ledger_tokens, parse_identities};
+use super::propagate::{IDENTITIES_PURPOSE, identities_key};
+use super::session::Session;
+use super::state::Request;
+use crate::config;
+use crate::env::random_bytes;
+use crate::policy::{Kind, Transition};
+use crate::{Error, Result};
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+
+/// What is needed to open a request.
+pub struct Opening {
+    /// The identity file's text.
+    pub identities: String,
+    /// In which datasets; all with a data map when empty.
+    pub datasets: Vec<String>,
+    /// Which clock.
+    pub kind: Kind,
+    /// When it was received; now when absent.
+    pub received: Option<Timestamp>,
+    /// The operator's words.
+    pub reason: Option<String>,
+}
+
+/// Opens one request per person in the identity file; their ids.
+pub fn open(session: &Session, opening: &Opening) -> Result<Vec<String>> {
+    let configs: Vec<&config::Dataset> = session
+        .datasets_named(&opening.datasets)?
+        .into_iter()
+        .filter(|d| !opening.datasets.is_empty() || !d.map.collections.is_empty())
+        .collect();
+    if configs.is_empty() {
+        return Err(Error::Usage("no dataset has a data map, so no record could be found; add `collections` to the configuration".into()));
+    }
+    let mut kinds = BTreeMap::new();
+    for c in &configs {
+        kinds.extend(kinds_of(&c.map));
+    }
+    let people = parse_identities(&opening.identities, &kinds)?;
+    let now = session.now();
+    let received = opening.received.unwrap_or(now);
+    let mut ids = Vec::new();
+    for subject in people {
+        ids.push(open_one(session, &configs, subject, opening, received, now)?);
+    }
+    Ok(ids)
+}
+
+fn open_one(
+    session: &Session,
+    configs: &[&config::Dataset],
+    subject: Subject,
+    opening: &Opening,
+    received: Timestamp,
+    now: Timestamp,
+) -> Result<String> {
+    let mut datasets = BTreeMap::new();
+    // The strictest policy of the datasets concerned: latest end of waiting, earliest deadline, most approvals.
+    let mut clock: Option<crate::policy::Request> = None;
+    let mut deadline: Option<Timestamp> = None;
+    for config in configs {
+        let dataset = session.repo.create_dataset(&config.name)?;
+        let tokens = ledger_tokens(&subject, &config.map, dataset.token_key());
+        let known = kinds_of(&config.map);
+        let tokens: Vec<_> = tokens.into_iter().filter(|t| known.contains_key(&t.kind)).collect();
+        if tokens.is_empty() {
+            continue;
+        }
+        let one = crate::policy::Request::open(opening.kind, received, now, &config.erasure)?;
+        deadline = match (deadline, one.deadline(&config.erasure)) {
+            (Some(a), Some(b)) => Some(a.min(b.at)),
+            (a, b) => a.or(b.map(|d| d.at)),
+        };
+        clock = Some(match clock {
+            None => one,
+            Some(c) => crate::policy::Request {
+                due_at: c.due_at.max(one.due_at),
+                approvals_needed: c.approvals_needed.max(one.approvals_needed),
+                ..c
+            },
+        });
+        datasets.insert(config.name.clone(), tokens);
+    }
+    let clock = clock.ok_or_else(|| Error::Usage("none of the identities is of a kind that the chosen datasets know".into()))?;
+    let id = hex::encode(random_bytes::<6>(session.env.random.as_ref())?);
+    let sealed = SealedIdentities { subject, seed: random_bytes::<32>(session.env.random.as_ref())?.to_vec() };
+    let mut bytes = zeroize::Zeroizing::new(Vec::new());
+    ciborium::into_writer(&sealed, &mut *bytes).map_err(|e| Error::damaged("request identities", e.to_string()))?;
+    // The identities first: a request without them could never be carried out.
+    session.repo.put_sealed(IDENTITIES_PURPOSE, &identities_key(&id), &bytes)?;
+    session.record(&Event::RequestOpened {
+        request: id.clone(),
+        kind: opening.kind,
+        datasets,
+        received,
+        due_at: clock.due_at,
+        deadline,
+        reason: opening.reason.clone(),
+        approvals_needed: clock.approvals_needed,
+    })?;
+    Ok(id)
+}
+
+/// Takes a step of a request's life.
+pub fn step(session: &Session, id: &str, transition: Transition) -> Result<Request> {
+    let state = session.state()?;
+    let request = state.request(id)?.clone();
+    let policy = request.datasets.keys().find_map(|d| session.config.datasets.get(d)).map(|d| d.erasure.clone()).unwrap_or_default();
+    let mut clock = request.clock.clone();
+    clock.apply(&transition, session.now(), &policy)?;
+    let request_id = request.id.clone();
+    let event = match transition {
+        Transition::Approve { .. } => Event::RequestApproved { request: request_id },
+        Transition::Hold { reason } => Event::RequestHeld { request: request_id, reason },
+        Transition::Release => Event::RequestReleased { request: request_id, reason: None },
+        Transition::Cancel => Event::RequestCancelled { request: request_id, reason: None },
+        Transition::Refuse { ground } => Event::RequestRefused { request: request_id, ground, citation: None },
+        Transition::Extend { reason } => Event::RequestExtended {
+            request: request_id,
+            deadline: clock.deadline(&policy).ok_or_else(|| Error::Refused("this request has no deadline".into()))?.at,
+            reason,
+        },
+        other => return Err(Error::Usage(format!("{other:?} is not a step that a person takes"))),
+    };
+    session.record(&event)?;
+    if matches!(event, Event::RequestCancelled { .. } | Event::RequestRefused { .. }) {
+        session.repo.delete_sealed(&identities_key(&request.id))?;
+    }
+    session.state()?.request(&request.id).cloned()
+}
+
+/// The officer says that an erased person is a customer again: later backups of them are no finding any more.
+pub fn came_back(session: &Session, id: &str, reason: String) -> Result<()> {
+    let state = session.state()?;
+    let request = state.request(id)?;
+    if request.effective_at.is_none() {
+        return Err(Error::Refused("the person was not erased yet".into()));
+    }
+    session.record(&Event::CameBack { request: request.id.clone(), since: session.now(), reason })?;
+    Ok(())
+}
+
+/// Adds identities to an open request: those that a plan proposed, confirmed by a person.
+pub fn add_identities(session: &Session, id: &str, text: &str) -> Result<()> {
+    let state = session.state()?;
+    let request = state.request(id)?;
+    if request.stage(session.now()).is_final() {
+        return Err(Error::Refused(format!("the request is {}; open a new one", request.stage(session.now()))));
+    }
+    let key = identities_key(&request.id);
+    let bytes = session.repo.get_sealed(IDENTITIES_PURPOSE, &key)?.ok_or_else(|| Error::damaged(&key, "it is missing"))?;
+    let mut sealed: SealedIdentities =
+        ciborium::from_reader(bytes.as_slice()).map_err(|_| Error::damaged(&key, "its content is not what was sealed"))?;
+    let mut kinds = BTreeMap::new();
+    for name in request.datasets.keys() {
+        kinds.extend(kinds_of(&session.dataset_config(name)?.map));
+    }
+    let [added] = parse_identities(text, &kinds)?.try_into().map_err(|_| Error::Usage("give the identities of one person".into()))?;
+    let mut datasets = BTreeMap::new();
+    for name in request.datasets.keys() {
+        let config = session.dataset_config(name)?;
+        datasets.insert(name.clone(), ledger_tokens(&added, &config.map, session.dataset(name)?.token_key()));
+    }
+    for (kind, values) in &added.identities {
+        sealed.subject.identities.entry(kind.clone()).or_default().extend(values.iter().cloned());
+    }
+    let mut bytes = zeroize::Zeroizing::new(Vec::new());
+    ciborium::into_writer(&sealed, &mut *bytes).map_err(|e| Error::damaged(&key, e.to_string()))?;
+    session.repo.put_sealed(IDENTITIES_PURPOSE, &key, &bytes)?;
+    session.record(&Event::IdentitiesConfirmed { request: request.id.clone(), datasets })?;
+    Ok(())
+}

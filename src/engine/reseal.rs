@@ -1,0 +1,65 @@
+//! Sealing an edited archive as its next generation: only new pieces are stored, everything else is referred to again.
+
+use super::archive::OpenArchive;
+use super::edit::{ArchiveEdit, EditedPiece, edited_entries, edited_pieces};
+use crate::env::Env;
+use crate::repository::entry::{ChunkRef, Role};
+use crate::repository::{ChunkWriter, Dataset, EntryListWriter, Head, Listed, TreeWriter};
+use crate::{Error, Result};
+
+/// Writes the chunks of the next generation and returns its head. The head is not stored: that is the caller's next step, after
+/// [`ChunkWriter::finish`].
+pub fn reseal(
+    archive: &OpenArchive,
+    listed: &Listed,
+    edit: &ArchiveEdit,
+    dataset: &Dataset,
+    writer: &ChunkWriter,
+    epoch: u64,
+    env: &Env,
+) -> Result<Head> {
+    let mut list = EntryListWriter::new(writer, dataset);
+    let (mut count, mut bytes, mut stored) = (0u64, 0u64, 0u64);
+    edited_entries(archive, edit, |mut entry, change| {
+        env.stop.check("nothing was changed; run the same command again")?;
+        if let Some(change) = change {
+            let refs = archive.refs(&entry)?;
+            let mut tree = TreeWriter::new(writer);
+            for piece in edited_pieces(&refs, change)? {
+                tree.push(match piece {
+                    EditedPiece::Kept(r) => r,
+                    EditedPiece::New(new) => {
+                        let data = writer.add(Role::Data, &new.bytes)?;
+                        stored += data.stored;
+                        let marks = match &new.marks {
+                            Some(m) => Some(writer.add(Role::Marks, &m.encode()?)?.id),
+                            None => None,
+                        };
+                        ChunkRef { id: data.id, len: new.bytes.len() as u64, marks }
+                    }
+                })?;
+            }
+            let tree = tree.finish()?;
+            entry.size = tree.len();
+            entry.content = Some(tree);
+            entry.mapped = change.mapped.clone().or(entry.mapped);
+            entry.edited = true;
+        }
+        count += 1;
+        bytes += entry.content.as_ref().map_or(0, |t| t.len());
+        list.push(&entry)
+    })?;
+    let generation = archive.head.generation.checked_add(1).ok_or_else(|| Error::Refused("too many generations".into()))?;
+    Ok(Head {
+        generation,
+        sealed_at: env.now(),
+        ledger_epoch: epoch,
+        entries: list.finish()?,
+        entry_count: count,
+        source_bytes: bytes,
+        stored_bytes: stored,
+        previous: Some(listed.digest.clone()),
+        tool: crate::TOOL.to_string(),
+        ..archive.head.clone()
+    })
+}

@@ -1,0 +1,253 @@
+//! Restoring an archive into a directory, through the gate: folders first, file pieces in parallel straight into place, links and folder
+//! metadata last. `--path` reads only what it needs.
+
+use super::edit::{edited_entries, piece_sources};
+use super::event::Event;
+use super::gate::{Bypass, Outgoing, outgoing};
+use super::session::Session;
+use crate::repository::entry::{Entry, EntryKind};
+use crate::source::globs::PathGlobs;
+use crate::source::{FileSink, RestoreReport, Target, TargetOptions};
+use crate::{Error, Result};
+use crossbeam_channel::bounded;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::archive::{PieceReader, PieceSource};
+
+/// Pieces that one worker writes in one go: large files are written by several workers at once.
+const RUN: usize = 64;
+
+/// What a restore did, or would do.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Entries written.
+    pub entries: u64,
+    /// Bytes written (holes not counted).
+    pub bytes: u64,
+    /// Requests whose erasure was applied on the way.
+    pub replayed: Vec<String>,
+    /// What could not be set (owners, attributes), in words.
+    pub notes: Vec<String>,
+    /// Paths, for a dry run.
+    pub listed: Vec<String>,
+}
+
+/// What to restore.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Only these paths.
+    pub paths: Vec<String>,
+    /// Only say what would be written.
+    pub dry_run: bool,
+    /// A recorded decision to pass the gate.
+    pub bypass: Option<Bypass>,
+    /// Write into a directory that is not empty.
+    pub overwrite: bool,
+}
+
+/// Restores `wanted` into `to`.
+pub fn restore(session: &Session, wanted: &str, to: &Path, options: &Options) -> Result<Report> {
+    let out = outgoing(session, wanted, options.bypass.as_ref())?;
+    let report = write(session, &out, to, options)?;
+    if !options.dry_run {
+        session.record(&Event::Restored {
+            dataset: out.listed.head.dataset.clone(),
+            archive: out.listed.head.archive,
+            how: "restore".into(),
+            replayed: out.gated.replayed.len() as u64,
+        })?;
+    }
+    Ok(report)
+}
+
+/// Which entries a list of globs asks for. A folder asked for brings what is in it; hard links bring the file they lead to.
+pub struct Selection {
+    globs: Option<PathGlobs>,
+}
+
+impl Selection {
+    /// Everything when `paths` is empty. A leading `/` or `./` is forgiven.
+    pub fn new(paths: &[String]) -> Result<Selection> {
+        if paths.is_empty() {
+            return Ok(Selection { globs: None });
+        }
+        let cleaned: Vec<String> =
+            paths.iter().map(|p| p.trim_start_matches("./").trim_start_matches('/').trim_end_matches('/').to_string()).collect();
+        Ok(Selection { globs: Some(PathGlobs::new(&cleaned)?) })
+    }
+
+    /// Whether an entry is asked for.
+    pub fn takes(&self, entry: &Entry) -> bool {
+        self.globs.as_ref().is_none_or(|g| g.covers(&entry.path, entry.kind == EntryKind::Directory))
+    }
+
+    /// Whether everything is.
+    pub fn is_everything(&self) -> bool {
+        self.globs.is_none()
+    }
+}
+
+/// Entries that are handed out under a selection, with their pieces, in archive order. A hard link whose file is not selected carries the bytes itself.
+pub fn selected(out: &Outgoing, selection: &Selection, mut visit: impl FnMut(Entry, Vec<PieceSource>) -> Result<()>) -> Result<()> {
+    let mut skipped: HashMap<Vec<u8>, Entry> = HashMap::new();
+    let mut stands: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
+    let needs_links = !selection.is_everything();
+    edited_entries(&out.archive, &out.gated.edit, |mut entry, change| {
+        if !selection.takes(&entry) {
+            if needs_links && entry.kind == EntryKind::File {
+                // Only remembered while a link may ask for it; the tree's top is small.
+                skipped.insert(entry.path.clone(), entry);
+            }
+            return Ok(());
+        }
+        if let (EntryKind::Hardlink, Some(link)) = (entry.kind, entry.link.clone()) {
+            if let Some(new) = stands.get(link.as_slice()) {
+                entry.link = Some(serde_bytes::ByteBuf::from(new.clone()));
+            } else if let Some(file) = skipped.remove(link.as_slice()) {
+                stands.insert(link.to_vec(), entry.path.clone());
+                let pieces = piece_sources(&out.archive, &file, out.gated.edit.changed.get(link.as_slice()))?;
+                return visit(Entry { path: entry.path, ..file }, pieces);
+            }
+        }
+        let pieces = if entry.kind == EntryKind::File { piece_sources(&out.archive, &entry, change)? } else { Vec::new() };
+        if change.is_some() {
+            entry.size = pieces.iter().map(PieceSource::len).sum();
+        }
+        visit(entry, pieces)
+    })
+}
+
+/// A file that several workers write.
+struct Open {
+    sink: FileSink,
+    entry: Entry,
+    left: AtomicUsize,
+}
+
+struct Job {
+    file: Arc<Open>,
+    pieces: Vec<PieceSource>,
+    at: u64,
+}
+
+/// Writes an outgoing archive below `to`.
+pub fn write(session: &Session, out: &Outgoing, to: &Path, options: &Options) -> Result<Report> {
+    let selection = Selection::new(&options.paths)?;
+    let mut report = Report { replayed: out.gated.replayed.clone(), ..Report::default() };
+    if options.dry_run {
+        selected(out, &selection, |entry, pieces| {
+            report.entries += 1;
+            report.bytes += pieces.iter().map(PieceSource::len).sum::<u64>();
+            report.listed.push(entry.display_path());
+            Ok(())
+        })?;
+        return none_is_an_error(report, &selection);
+    }
+    let target = Target::open(to, TargetOptions { overwrite: options.overwrite, ..TargetOptions::default() })?;
+    session.env.monitor.phase("restoring", Some(out.archive.head.source_bytes));
+    let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16);
+    let (jobs, queue) = bounded::<Job>(workers * 2);
+    let failed: Mutex<Option<Error>> = Mutex::new(None);
+    let stop = AtomicBool::new(false);
+    let bytes = AtomicU64::new(0);
+    let fail = |e: Error| {
+        stop.store(true, Ordering::SeqCst);
+        failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
+    };
+    let walked = std::thread::scope(|scope| {
+        for _ in 0..workers {
+            let queue = queue.clone();
+            let (target, stop, fail, bytes) = (&target, &stop, &fail, &bytes);
+            scope.spawn(move || {
+                for job in queue {
+                    if stop.load(Ordering::SeqCst) {
+                        continue;
+                    }
+                    if let Err(e) = write_run(session, out, target, &job, bytes) {
+                        fail(e);
+                    }
+                }
+            });
+        }
+        drop(queue);
+        let walked = selected(out, &selection, |entry, pieces| {
+            session.env.stop.check("what was restored so far is incomplete; empty the target and run the same command again")?;
+            if stop.load(Ordering::SeqCst) {
+                return Err(Error::Interrupted("a worker failed".into()));
+            }
+            report.entries += 1;
+            match entry.kind {
+                EntryKind::Directory => target.create_dir(&entry),
+                EntryKind::File => {
+                    let sink = target.file(&entry)?;
+                    let runs = pieces.len().div_ceil(RUN).max(1);
+                    let file = Arc::new(Open { sink, entry, left: AtomicUsize::new(runs) });
+                    let mut at = 0u64;
+                    let mut rest = pieces.as_slice();
+                    for _ in 0..runs {
+                        let (run, after) = rest.split_at(rest.len().min(RUN));
+                        let job = Job { file: file.clone(), pieces: run.to_vec(), at };
+                        at += run.iter().map(PieceSource::len).sum::<u64>();
+                        rest = after;
+                        jobs.send(job).map_err(|_| Error::Interrupted("the workers stopped".into()))?;
+                    }
+                    Ok(())
+                }
+                _ => target.create(&entry),
+            }
+        });
+        drop(jobs);
+        walked
+    });
+    if let Some(e) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(e);
+    }
+    walked?;
+    report.notes = notes_of(&target.finish()?);
+    report.bytes = bytes.into_inner();
+    none_is_an_error(report, &selection)
+}
+
+/// What a restore could not do, in words.
+fn notes_of(done: &RestoreReport) -> Vec<String> {
+    let mut notes: Vec<String> = done.problems.iter().map(ToString::to_string).collect();
+    let mut count = |n: u64, what: &str| {
+        if n > 0 {
+            notes.push(format!("{n} {what}"));
+        }
+    };
+    count(done.owners_refused, "entries keep another owner than the archive says (only root can set owners)");
+    count(done.set_ids_dropped, "entries lost their set-id bits with that");
+    count(done.attributes_refused, "extended attributes or times were not taken by the file system");
+    notes
+}
+
+fn none_is_an_error(report: Report, selection: &Selection) -> Result<Report> {
+    if report.entries == 0 && !selection.is_everything() {
+        return Err(Error::Usage("no entry of the archive matches --path (reseal show ARCHIVE --entries lists them)".into()));
+    }
+    Ok(report)
+}
+
+fn write_run(session: &Session, out: &Outgoing, target: &Target, job: &Job, bytes: &AtomicU64) -> Result<()> {
+    let mut reader = PieceReader::new(out.archive.reader.clone(), job.pieces.clone());
+    let mut at = job.at;
+    while let Some(piece) = reader.next_piece()? {
+        if session.env.stop.requested() {
+            return Err(Error::Interrupted(
+                "what was restored so far is incomplete; empty the target and run the same command again".into(),
+            ));
+        }
+        job.file.sink.write_at(at, &piece)?;
+        at += piece.len() as u64;
+        bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        session.env.monitor.advance(piece.len() as u64);
+    }
+    if job.file.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+        target.finish_file(&job.file.sink, &job.file.entry)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! Applying retention: the policy decides ([`crate::policy::retention`]), here it is carried out in the safe order: heads → keys of chunks that
+//! nothing needs → packs → catalog.
+
+use super::event::{Event, Verdict};
+use super::propagate::drop_dead;
+use super::session::Session;
+use crate::config;
+use crate::policy::retention::{Facts, Verdict as Fate, expires_at as retention_ends, plan as retention_plan};
+use crate::repository::{Heads, Listed};
+use crate::{Error, Result};
+use std::collections::BTreeMap;
+
+/// What rotation does, or would do, to one archive.
+#[derive(Debug, Clone)]
+pub struct Fated {
+    /// The archive.
+    pub listed: Listed,
+    /// Whether it goes.
+    pub expires: bool,
+    /// The rule that keeps it or lets it go.
+    pub reason: String,
+}
+
+/// What rotation did to a dataset, or would do.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The dataset.
+    pub dataset: String,
+    /// Archive by archive, oldest first.
+    pub archives: Vec<Fated>,
+    /// Chunks dropped, and bytes of ciphertext freed.
+    pub dropped: (u64, u64),
+    /// Whether what was removed is proven gone.
+    pub gone: Verdict,
+}
+
+fn facts(session: &Session, config: &config::Dataset) -> Result<(Heads, Vec<Facts>)> {
+    let state = session.state()?;
+    let heads = session.heads(&config.name)?;
+    let facts = heads
+        .latest
+        .iter()
+        .map(|l| Facts {
+            id: l.head.archive.to_string(),
+            created_at: l.head.created_at,
+            verified: state.facts(&config.name, &l.head.archive).verified_at.is_some(),
+            held: false,
+        })
+        .collect();
+    Ok((heads, facts))
+}
+
+/// What retention says about a dataset's archives now.
+pub fn plan(session: &Session, config: &config::Dataset) -> Result<Vec<Fated>> {
+    if session.repo.dataset(&config.name)?.is_none() {
+        return Ok(Vec::new());
+    }
+    let (heads, facts) = facts(session, config)?;
+    let fates: BTreeMap<String, Fate> = retention_plan(&facts, &config.retention, session.now()).into_iter().collect();
+    Ok(heads
+        .latest
+        .into_iter()
+        .map(|listed| {
+            let fate = fates.get(&listed.head.archive.to_string());
+            let (expires, reason) = match fate {
+                Some(Fate::Expire(reason)) => (true, reason.as_str().to_string()),
+                Some(Fate::Keep(reasons)) => (false, reasons.iter().map(|r| r.as_str()).collect::<Vec<_>>().join(", ")),
+                None => (false, "not judged".to_string()),
+            };
+            Fated { listed, expires, reason }
+        })
+        .collect())
+}
+
+/// Rotates a dataset. Running it again after an interruption completes it.
+pub fn rotate(session: &Session, config: &config::Dataset, dry_run: bool) -> Result<Report> {
+    let mut report = Report { dataset: config.name.clone(), archives: plan(session, config)?, dropped: (0, 0), gone: Verdict::Pass };
+    if dry_run || session.repo.dataset(&config.name)?.is_none() {
+        return Ok(report);
+    }
+    let lease = session.repo.lease(&config.name, super::LEASE_TTL)?;
+    // Under the lease: another run may have changed what is there.
+    report.archives = plan(session, config)?;
+    let state = session.state()?;
+    let heads = session.repo.heads(&config.name)?;
+    let mut removed = Vec::new();
+    for fated in report.archives.iter().filter(|f| f.expires) {
+        session.env.stop.check("some archives are rotated out; run the same command again")?;
+        lease.check()?;
+        let head = &fated.listed.head;
+        // Recorded first: a head that is gone without a word would look like damage.
+        session.record(&Event::ArchiveRotated {
+            dataset: config.name.clone(),
+            archive: head.archive,
+            generation: head.generation,
+            reason: fated.reason.clone(),
+        })?;
+        for listed in heads.older.iter().filter(|l| l.head.archive == head.archive).chain([&fated.listed]) {
+            crate::crash::step("rotate: delete head");
+            session.repo.delete_head(&config.name, &head.archive, listed.head.generation)?;
+            removed.push(listed.clone());
+        }
+    }
+    // Generations that a verified newer one replaced, left by an interrupted propagation.
+    for listed in &heads.older {
+        let facts = state.facts(&config.name, &listed.head.archive);
+        if facts.highest.is_some_and(|(g, _)| g > listed.head.generation) {
+            crate::crash::step("rotate: delete superseded head");
+            session.repo.delete_head(&config.name, &listed.head.archive, listed.head.generation)?;
+            removed.push(listed.clone());
+        }
+    }
+    session.env.monitor.phase(&format!("sweeping {}", config.name), None);
+    lease.check()?;
+    let mut dropped = super::propagate::Report::empty();
+    report.gone = drop_dead(session, &config.name, &removed, &mut dropped)?;
+    report.dropped = dropped.dropped;
+    session.catalog.witness_heads(&config.name, &session.repo.heads(&config.name)?)?;
+    if report.gone == Verdict::Failed {
+        return Err(Error::Verification(format!("what rotation removed from {} is still in the store's listing", config.name)));
+    }
+    Ok(report)
+}
+
+/// When each archive of a dataset will probably go, by archive; `None` when no rule sets an end.
+pub fn ends(session: &Session, config: &config::Dataset) -> Result<BTreeMap<crate::repository::ArchiveId, Option<jiff::Timestamp>>> {
+    let (heads, facts) = facts(session, config)?;
+    let ends = retention_ends(&facts, &config.retention, session.now());
+    Ok(heads.latest.iter().map(|l| l.head.archive).zip(ends).collect())
+}

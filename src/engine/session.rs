@@ -1,0 +1,229 @@
+//! What every verb works with: the configuration, the opened repository, the ledger, and whoever acts.
+
+use super::archive::{MarksCache, OpenArchive};
+use super::event::Event;
+use super::state::State;
+use crate::catalog::Catalog;
+use crate::config::{self, Config};
+use crate::env::Env;
+use crate::repository::{ArchiveId, ChunkIndex, ChunkReader, Dataset, Head, Heads, Ledger, Listed, Repository};
+use crate::store::fault::Counting;
+use crate::{Error, Result};
+use jiff::Timestamp;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// An opened workplace.
+pub struct Session {
+    /// The configuration.
+    pub config: Config,
+    /// The repository.
+    pub repo: Arc<Repository>,
+    /// Time, randomness, stop, monitor.
+    pub env: Env,
+    /// Named in the audit log.
+    pub actor: String,
+    /// The local witness.
+    pub catalog: Catalog,
+    /// Count what passes to and from the stores.
+    pub meters: Vec<Arc<Counting>>,
+    ledger: Mutex<Ledger>,
+}
+
+/// A dataset's chunks, ready to read.
+#[derive(Clone)]
+pub struct View {
+    /// Keys.
+    pub dataset: Arc<Dataset>,
+    /// Where its chunks are.
+    pub index: Arc<ChunkIndex>,
+    /// Opens them.
+    pub reader: Arc<ChunkReader>,
+    /// Decoded identity blocks.
+    pub marks: Arc<MarksCache>,
+}
+
+impl View {
+    /// An archive for reading.
+    pub fn open(&self, head: &Head) -> OpenArchive {
+        OpenArchive { head: head.clone(), reader: self.reader.clone() }
+    }
+}
+
+impl Session {
+    /// Opens the ledger and compares the repository with what was seen before.
+    pub fn new(
+        config: Config,
+        repo: Arc<Repository>,
+        catalog: Catalog,
+        actor: String,
+        env: Env,
+        meters: Vec<Arc<Counting>>,
+    ) -> Result<Session> {
+        let ledger = Ledger::load(&repo)?;
+        catalog.witness_ledger(&ledger)?;
+        Ok(Session { config, repo, env, actor, catalog, meters, ledger: Mutex::new(ledger) })
+    }
+
+    /// The ledger.
+    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The ledger folded.
+    pub fn state(&self) -> Result<State> {
+        State::fold(&self.ledger())
+    }
+
+    /// Records an event; its sequence number.
+    pub fn record(&self, event: &Event) -> Result<u64> {
+        let mut ledger = self.ledger();
+        let seq = ledger.append(&self.actor, event)?;
+        self.catalog.witness_ledger(&ledger)?;
+        Ok(seq)
+    }
+
+    /// Bytes read from and written to the stores so far.
+    pub fn traffic(&self) -> (u64, u64) {
+        self.meters.iter().map(|m| m.counts()).fold((0, 0), |(r, w), c| (r + c.bytes_read, w + c.bytes_written))
+    }
+
+    /// Now.
+    pub fn now(&self) -> Timestamp {
+        self.env.now()
+    }
+
+    /// A dataset's configuration.
+    pub fn dataset_config(&self, name: &str) -> Result<&config::Dataset> {
+        self.config.datasets.get(name).ok_or_else(|| {
+            let known: Vec<&str> = self.config.datasets.keys().map(String::as_str).collect();
+            Error::Usage(format!("no dataset {name:?} in the configuration; it has {}", known.join(", ")))
+        })
+    }
+
+    /// The datasets named, or all of them.
+    pub fn datasets_named(&self, names: &[String]) -> Result<Vec<&config::Dataset>> {
+        if names.is_empty() {
+            return Ok(self.config.datasets.values().collect());
+        }
+        names.iter().map(|n| self.dataset_config(n)).collect()
+    }
+
+    /// The keys of a dataset; fails when nothing was ever backed up of it.
+    pub fn dataset(&self, name: &str) -> Result<Arc<Dataset>> {
+        self.repo
+            .dataset(name)?
+            .ok_or_else(|| Error::Usage(format!("dataset {name:?} has no archives yet; make one with: reseal backup {name}")))
+    }
+
+    /// A dataset's chunks as the store has them now.
+    pub fn view(&self, name: &str) -> Result<View> {
+        let dataset = self.dataset(name)?;
+        let index = self.repo.index(&dataset)?;
+        let memory = self.config.memory as usize;
+        let reader = Arc::new(ChunkReader::new(&self.repo, &dataset, index.clone(), memory / 4));
+        Ok(View { dataset, index, reader, marks: MarksCache::new(memory / 4) })
+    }
+
+    /// A dataset's heads; warns about damaged ones and about superseded generations put back.
+    pub fn heads(&self, dataset: &str) -> Result<Heads> {
+        let mut heads = self.repo.heads(dataset)?;
+        let state = self.state()?;
+        let mut rolled_back = Vec::new();
+        heads.latest.retain(|listed| {
+            let facts = state.facts(dataset, &listed.head.archive);
+            match &facts.highest {
+                Some((generation, digest))
+                    if listed.head.generation < *generation || (listed.head.generation == *generation && *digest != listed.digest) =>
+                {
+                    rolled_back.push((
+                        listed.key.clone(),
+                        Error::damaged(
+                            &listed.key,
+                            format!(
+                                "generation {} is stored, but the ledger knows generation {generation}: an old copy was put back",
+                                listed.head.generation
+                            ),
+                        ),
+                    ));
+                    false
+                }
+                _ => true,
+            }
+        });
+        heads.damaged.extend(rolled_back);
+        Ok(heads)
+    }
+
+    /// Finds an archive by `latest`, `DATASET@latest`, `DATASET@2026-11-01` (the last of that day or before its end), id or unique prefix.
+    pub fn find_archive(&self, wanted: &str) -> Result<Listed> {
+        let (dataset, wanted) = match wanted.split_once('@') {
+            Some((d, w)) => (Some(d.to_string()), w),
+            None => (None, wanted),
+        };
+        let names = match dataset {
+            Some(d) => vec![d],
+            None => self.repo.datasets()?,
+        };
+        let mut all: Vec<Listed> = Vec::new();
+        let mut damaged: Vec<(String, Error)> = Vec::new();
+        for name in &names {
+            let heads = self.heads(name)?;
+            all.extend(heads.latest);
+            damaged.extend(heads.damaged);
+        }
+        all.sort_by_key(|l| l.head.created_at);
+        let is_id = wanted.len() >= 4 && wanted.bytes().all(|b| b.is_ascii_hexdigit());
+        if wanted == "latest" {
+            return match all.pop() {
+                // A damaged head may have been the latest: say so rather than restore an older one silently.
+                Some(last) => {
+                    for (key, e) in &damaged {
+                        self.env.monitor.warn(&format!("{key} was passed over: {e}"));
+                    }
+                    Ok(last)
+                }
+                None => Err(damaged
+                    .into_iter()
+                    .next()
+                    .map_or_else(|| Error::Usage("there is no archive yet; make one with: reseal backup".into()), |(_, e)| e)),
+            };
+        }
+        if let Some(day) = wanted.parse::<jiff::civil::Date>().ok().filter(|_| wanted.len() == 10) {
+            let end = day
+                .tomorrow()
+                .and_then(|d| d.to_zoned(jiff::tz::TimeZone::UTC))
+                .map(|z| z.timestamp())
+                .map_err(|e| Error::Usage(format!("{wanted}: {e}")))?;
+            return all
+                .into_iter()
+                .rfind(|l| l.head.created_at < end)
+                .ok_or_else(|| Error::Usage(format!("no archive was made on or before {wanted} (reseal archives lists them)")));
+        }
+        if is_id {
+            if let Some((_, e)) =
+                damaged.into_iter().find(|(key, _)| key.rsplit('/').next().is_some_and(|k| k.starts_with(&wanted.to_lowercase())))
+            {
+                return Err(e);
+            }
+            let mut hits = all.into_iter().filter(|l| l.head.archive.to_string().starts_with(&wanted.to_lowercase()));
+            return match (hits.next(), hits.next()) {
+                (Some(l), None) => Ok(l),
+                (Some(_), Some(_)) => Err(Error::Usage(format!("archive {wanted:?} is not unique; give more of its id (reseal archives)"))),
+                _ => Err(Error::Usage(format!("no archive {wanted:?} (reseal archives lists them)"))),
+            };
+        }
+        Err(Error::Usage(format!(
+            "{wanted:?} names no archive; give an id, a unique prefix of at least 4 digits, latest, DATASET@latest or DATASET@2026-11-01"
+        )))
+    }
+
+    /// An archive by id.
+    pub fn listed(&self, dataset: &str, archive: &ArchiveId) -> Result<Option<Listed>> {
+        Ok(self.heads(dataset)?.latest.into_iter().find(|l| l.head.archive == *archive))
+    }
+}
+
+/// The archive that a head's key names.
+pub fn archive_of_key(key: &str) -> Option<ArchiveId> {
+    key.rsplit('/').next()?.split('.').next()?.parse().ok()
+}

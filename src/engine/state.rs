@@ -1,0 +1,288 @@
+//! The ledger folded: where every request stands, and what is known about every archive.
+
+use super::event::{ArchiveOutcome, Event, IdentityTokens, Verdict};
+use crate::policy::{self, clocks::Progress};
+use crate::repository::{ArchiveId, Ledger};
+use crate::{Error, Result};
+use jiff::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// One request.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Its id.
+    pub id: String,
+    /// Its clocks, approvals, hold and progress.
+    pub clock: policy::Request,
+    /// Tokens by dataset.
+    pub datasets: BTreeMap<String, Vec<IdentityTokens>>,
+    /// Statutory deadline.
+    pub deadline: Option<Timestamp>,
+    /// The operator's words.
+    pub reason: Option<String>,
+    /// Who opened it.
+    pub opened_by: String,
+    /// The hold in force.
+    pub hold: Option<String>,
+    /// Why it was cancelled or refused.
+    pub ended: Option<String>,
+    /// Sequence numbers of the propagations that carried it, in order.
+    pub started: Vec<u64>,
+    /// Moment of the first propagation.
+    pub effective_at: Option<Timestamp>,
+    /// The last finished propagation that carried it.
+    pub finished: Option<Finished>,
+    /// Later archives in which the person was found again.
+    pub still_live: Vec<(String, ArchiveId, Timestamp)>,
+    /// The officer's word that the person came back.
+    pub came_back: Option<Timestamp>,
+}
+
+impl Request {
+    /// Where it stands at `now`.
+    pub fn stage(&self, now: Timestamp) -> policy::State {
+        self.clock.state(now)
+    }
+}
+
+/// How a propagation ended for a request.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// Sequence number of the end.
+    pub seq: u64,
+    /// When.
+    pub at: Timestamp,
+    /// Who ran it.
+    pub actor: String,
+    /// Whether everything is done.
+    pub done: bool,
+    /// Archive by archive.
+    pub archives: Vec<ArchiveOutcome>,
+    /// Objects gone.
+    pub gone: Verdict,
+    /// "changed" or "full".
+    pub scope: String,
+    /// Digest of the data map and policy per dataset.
+    pub policies: BTreeMap<String, String>,
+}
+
+/// What the ledger knows about an archive.
+#[derive(Debug, Clone, Default)]
+pub struct ArchiveFacts {
+    /// When it was last verified with success, and with which scope.
+    pub verified_at: Option<(Timestamp, String)>,
+    /// When it was last drilled with success.
+    pub drilled_at: Option<Timestamp>,
+    /// The last verification or drill failed.
+    pub failed_at: Option<Timestamp>,
+    /// The highest generation ever recorded, with the digest of its head: an older one in the store has been put back.
+    pub highest: Option<(u32, String)>,
+    /// Removed by retention.
+    pub rotated: bool,
+}
+
+/// Everything the ledger says.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    /// By id, in order of opening.
+    pub requests: Vec<Request>,
+    /// (request, archive, digest of its head): that generation was searched, edited where needed, and verified for that request.
+    pub processed: BTreeSet<(String, ArchiveId, String)>,
+    /// By dataset and archive.
+    pub archives: BTreeMap<(String, ArchiveId), ArchiveFacts>,
+    /// The last successful drill per dataset.
+    pub last_drill: BTreeMap<String, Timestamp>,
+    /// Number of the last entry.
+    pub seq: u64,
+}
+
+impl State {
+    /// Folds a ledger.
+    pub fn fold(ledger: &Ledger) -> Result<State> {
+        let mut state = State::default();
+        for entry in ledger.entries() {
+            let event: Event =
+                entry.body.deserialized().map_err(|e| Error::damaged(format!("ledger entry {}", entry.seq), e.to_string()))?;
+            state.apply(entry.seq, entry.at, &entry.actor, event);
+            state.seq = entry.seq;
+        }
+        Ok(state)
+    }
+
+    /// A request by id or unique prefix.
+    pub fn request(&self, id: &str) -> Result<&Request> {
+        let mut hits = self.requests.iter().filter(|r| r.id.starts_with(id));
+        match (hits.next(), hits.next()) {
+            (Some(r), None) if !id.is_empty() => Ok(r),
+            (Some(_), _) => Err(Error::Usage(format!("request {id:?} is not unique; give more of its id (reseal request list)"))),
+            (None, _) => Err(Error::Usage(format!("no request {id:?} (reseal request list shows them)"))),
+        }
+    }
+
+    /// What is known of an archive.
+    pub fn facts(&self, dataset: &str, archive: &ArchiveId) -> ArchiveFacts {
+        self.archives.get(&(dataset.to_string(), *archive)).cloned().unwrap_or_default()
+    }
+
+    /// Whether a request was applied to, and verified on, exactly this generation of an archive.
+    pub fn was_processed(&self, request: &str, archive: &ArchiveId, digest: &str) -> bool {
+        self.processed.contains(&(request.to_string(), *archive, digest.to_string()))
+    }
+
+    fn archive(&mut self, dataset: String, archive: ArchiveId) -> &mut ArchiveFacts {
+        self.archives.entry((dataset, archive)).or_default()
+    }
+
+    fn with(&mut self, id: &str, change: impl FnOnce(&mut Request)) {
+        if let Some(request) = self.find(id) {
+            change(request);
+        }
+    }
+
+    fn find(&mut self, id: &str) -> Option<&mut Request> {
+        self.requests.iter_mut().find(|r| r.id == id)
+    }
+
+    fn apply(&mut self, seq: u64, at: Timestamp, actor: &str, event: Event) {
+        match event {
+            Event::ArchiveSealed { dataset, archive, digest, .. } => self.archive(dataset, archive).highest = Some((1, digest)),
+            Event::ArchiveResealed { dataset, archive, generation, digest } => {
+                let facts = self.archive(dataset, archive);
+                if facts.highest.as_ref().is_none_or(|(g, _)| *g < generation) {
+                    facts.highest = Some((generation, digest));
+                }
+            }
+            Event::ArchiveRotated { dataset, archive, .. } => self.archive(dataset, archive).rotated = true,
+            Event::ArchiveVerified { dataset, archive, scope, result, .. } => {
+                let facts = self.archive(dataset, archive);
+                match result {
+                    Verdict::Pass => facts.verified_at = Some((at, scope)),
+                    Verdict::Failed => {
+                        facts.verified_at = None;
+                        facts.failed_at = Some(at);
+                    }
+                    Verdict::Unknown => {}
+                }
+            }
+            Event::ArchiveDrilled { dataset, archive, result, .. } => {
+                if result == Verdict::Pass {
+                    self.last_drill.insert(dataset.clone(), at);
+                }
+                let facts = self.archive(dataset, archive);
+                match result {
+                    Verdict::Pass => {
+                        facts.drilled_at = Some(at);
+                        facts.verified_at = Some((at, "drill".into()));
+                    }
+                    _ => {
+                        facts.verified_at = None;
+                        facts.failed_at = Some(at);
+                    }
+                }
+            }
+            Event::RequestOpened { request, kind, datasets, received, due_at, deadline, reason, approvals_needed } => {
+                let clock = policy::Request {
+                    kind,
+                    received,
+                    opened: at,
+                    due_at,
+                    approvals_needed,
+                    approvals: Vec::new(),
+                    held: false,
+                    extended: false,
+                    skipped_waiting: false,
+                    progress: Progress::NotStarted,
+                };
+                self.requests.push(Request {
+                    id: request,
+                    clock,
+                    datasets,
+                    deadline,
+                    reason,
+                    opened_by: actor.to_string(),
+                    hold: None,
+                    ended: None,
+                    started: Vec::new(),
+                    effective_at: None,
+                    finished: None,
+                    still_live: Vec::new(),
+                    came_back: None,
+                });
+            }
+            Event::RequestApproved { request } => {
+                let actor = actor.to_string();
+                self.with(&request, |r| r.clock.approvals.push(actor));
+            }
+            Event::RequestHeld { request, reason } => {
+                self.with(&request, |r| (r.hold, r.clock.held) = (Some(reason), true));
+            }
+            Event::RequestReleased { request, .. } => {
+                self.with(&request, |r| (r.hold, r.clock.held) = (None, false));
+            }
+            Event::RequestCancelled { request, reason } => {
+                self.with(&request, |r| (r.ended, r.clock.progress) = (reason, Progress::Cancelled));
+            }
+            Event::RequestRefused { request, ground, citation } => {
+                let text = citation.map_or(ground.clone(), |c| format!("{ground} ({c})"));
+                self.with(&request, |r| (r.ended, r.clock.progress) = (Some(text), Progress::Refused));
+            }
+            Event::RequestExtended { request, deadline, .. } => {
+                self.with(&request, |r| (r.deadline, r.clock.extended) = (Some(deadline), true));
+            }
+            Event::IdentitiesConfirmed { request, datasets } => {
+                // What was searched before was not searched for these.
+                self.processed.retain(|(id, _, _)| *id != request);
+                if let Some(r) = self.find(&request) {
+                    r.started.clear();
+                    for (dataset, tokens) in datasets {
+                        r.datasets.entry(dataset).or_default().extend(tokens);
+                    }
+                }
+            }
+            Event::PropagationStarted { requests, effective_at, .. } => {
+                for id in requests {
+                    if let Some(r) = self.find(&id) {
+                        r.clock.progress = Progress::Propagating;
+                        r.started.push(seq);
+                        r.effective_at.get_or_insert(effective_at);
+                    }
+                }
+            }
+            Event::PropagationFinished { done, partial, archives, gone, scope, policies, .. } => {
+                for outcome in archives.iter().filter(|a| a.verification == Verdict::Pass && a.left.is_empty()) {
+                    for id in done.iter().chain(&partial) {
+                        self.processed.insert((id.clone(), outcome.archive, outcome.after.1.clone()));
+                    }
+                }
+                for (id, is_done) in done.iter().map(|d| (d, true)).chain(partial.iter().map(|p| (p, false))) {
+                    if let Some(r) = self.find(id) {
+                        r.clock.progress = if is_done { Progress::Done } else { Progress::Partial };
+                        r.finished = Some(Finished {
+                            seq,
+                            at,
+                            actor: actor.to_string(),
+                            done: is_done,
+                            archives: archives.iter().filter(|a| r.datasets.contains_key(&a.dataset)).cloned().collect(),
+                            gone,
+                            scope: scope.clone(),
+                            policies: policies.clone(),
+                        });
+                    }
+                }
+            }
+            Event::StillLive { request, dataset, archive, .. } => {
+                self.with(&request, |r| r.still_live.push((dataset, archive, at)));
+            }
+            Event::CameBack { request, since, .. } => {
+                self.with(&request, |r| r.came_back = Some(since));
+            }
+            Event::RepositoryCreated { .. }
+            | Event::KeyAdded { .. }
+            | Event::KeyRemoved { .. }
+            | Event::KeyRotated { .. }
+            | Event::GateSkipped { .. }
+            | Event::Restored { .. }
+            | Event::Unknown => {}
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Verifying archives: every head, list and index chunk opens; every chunk that is needed has a key and is in its pack; with `--read-data`
+//! a sample of the data chunks (or all of them) is read, opened and checked against its id.
+
+use super::event::{Event, Verdict};
+use super::session::{Session, archive_of_key};
+use crate::Result;
+use crate::repository::entry::{ChunkId, Role};
+use crate::repository::{ArchiveId, Listed, Live};
+use std::collections::BTreeMap;
+
+/// What was found out about an archive.
+#[derive(Debug, Clone)]
+pub struct Checked {
+    /// Dataset.
+    pub dataset: String,
+    /// The archive; `None` for what concerns the dataset as a whole.
+    pub archive: Option<ArchiveId>,
+    /// Result.
+    pub verdict: Verdict,
+    /// What does not fit.
+    pub problems: Vec<String>,
+    /// Data chunks read.
+    pub chunks_read: u64,
+    /// Bytes of plaintext read.
+    pub bytes_read: u64,
+}
+
+/// Verifies archives (all of the named datasets when `wanted` is empty). `share` is the part of the data to read, 0 to 1.
+pub fn verify(session: &Session, wanted: &[String], share: f64) -> Result<Vec<Checked>> {
+    let mut by_dataset: BTreeMap<String, Vec<Listed>> = BTreeMap::new();
+    let mut out = Vec::new();
+    if wanted.is_empty() {
+        for name in session.repo.datasets()? {
+            let heads = session.heads(&name)?;
+            for (key, e) in heads.damaged {
+                let archive = archive_of_key(&key);
+                out.push(Checked {
+                    dataset: name.clone(),
+                    archive,
+                    verdict: Verdict::Failed,
+                    problems: vec![format!("{key}: {e}")],
+                    chunks_read: 0,
+                    bytes_read: 0,
+                });
+            }
+            by_dataset.insert(name, heads.latest);
+        }
+    } else {
+        for w in wanted {
+            let listed = session.find_archive(w)?;
+            by_dataset.entry(listed.head.dataset.clone()).or_default().push(listed);
+        }
+    }
+    let scope = match share {
+        s if s <= 0.0 => "structure".to_string(),
+        s => format!("data {:.0}%", (s * 100.0).min(100.0)),
+    };
+    for (name, archives) in by_dataset {
+        out.extend(missing_heads(session, &name)?);
+        out.extend(dataset(session, &name, archives, share, &scope)?);
+    }
+    Ok(out)
+}
+
+/// Archives that the ledger or the catalog knows and the store does not have any more.
+fn missing_heads(session: &Session, dataset: &str) -> Result<Vec<Checked>> {
+    let state = session.state()?;
+    let heads = session.repo.heads(dataset)?;
+    let stored: Vec<String> = heads
+        .latest
+        .iter()
+        .map(|l| l.head.archive.to_string())
+        .chain(heads.damaged.iter().filter_map(|(k, _)| archive_of_key(k)).map(|a| a.to_string()))
+        .collect();
+    Ok(state
+        .archives
+        .iter()
+        .filter(|((d, a), f)| d == dataset && !f.rotated && f.highest.is_some() && !stored.contains(&a.to_string()))
+        .map(|((d, a), _)| Checked {
+            dataset: d.clone(),
+            archive: Some(*a),
+            verdict: Verdict::Failed,
+            problems: vec!["the ledger knows this archive, but its head is not in the store".into()],
+            chunks_read: 0,
+            bytes_read: 0,
+        })
+        .collect())
+}
+
+fn dataset(session: &Session, name: &str, archives: Vec<Listed>, share: f64, scope: &str) -> Result<Vec<Checked>> {
+    let mut out = Vec::new();
+    let view = session.view(name)?;
+    if !view.index.damaged().is_empty() {
+        let problems = view.index.damaged().iter().map(|(k, e)| format!("{k}: {e}")).collect();
+        out.push(Checked { dataset: name.into(), archive: None, verdict: Verdict::Failed, problems, chunks_read: 0, bytes_read: 0 });
+    }
+    let listing = session.repo.location().data.list(&format!("packs/{name}/"))?;
+    let packs: BTreeMap<String, u64> = listing.into_iter().filter_map(|o| Some((o.key.rsplit('/').next()?.to_string(), o.len))).collect();
+    // A chunk shared by thirty archives is read once; what it turned out to be counts for all of them.
+    let mut read: BTreeMap<(ChunkId, Role), Option<String>> = BTreeMap::new();
+    session.env.monitor.phase(&format!("verifying {name}"), Some(archives.iter().map(|l| l.head.source_bytes).sum()));
+    for listed in archives {
+        session.env.stop.check("run the same command again")?;
+        let mut checked = Checked {
+            dataset: name.into(),
+            archive: Some(listed.head.archive),
+            verdict: Verdict::Pass,
+            problems: Vec::new(),
+            chunks_read: 0,
+            bytes_read: 0,
+        };
+        let mut needed = Live::new();
+        match needed.add(&view.reader, &listed.head) {
+            Err(e) => {
+                checked.verdict = Verdict::Failed;
+                checked.problems.push(e.to_string());
+            }
+            Ok(()) => {
+                let mut bad = 0u64;
+                for (id, role) in needed.iter() {
+                    let (id, role) = (&id, &role);
+                    session.env.stop.check("run the same command again")?;
+                    let problem = match view.index.get(id, *role) {
+                        None => Some("a chunk that it needs has no key".to_string()),
+                        Some(place) if packs.get(&place.pack.to_string()).is_none_or(|len| place.offset + place.stored_len > *len) => {
+                            Some(format!("pack {} is missing or too short", place.pack))
+                        }
+                        Some(_) if *role == Role::Data && !sampled(id, listed.head.sealed_at.as_second(), share) => None,
+                        Some(place) => match read.get(&(*id, *role)) {
+                            Some(known) => known.clone(),
+                            None => {
+                                let result = view.reader.read(id, *role).err().map(|e| e.to_string());
+                                if *role == Role::Data {
+                                    checked.chunks_read += 1;
+                                    checked.bytes_read += place.len;
+                                    session.env.monitor.advance(place.len);
+                                }
+                                read.insert((*id, *role), result.clone());
+                                result
+                            }
+                        },
+                    };
+                    if let Some(p) = problem {
+                        bad += 1;
+                        if bad <= 5 && !checked.problems.contains(&p) {
+                            checked.problems.push(p);
+                        }
+                    }
+                }
+                if bad > 0 {
+                    checked.verdict = Verdict::Failed;
+                    checked.problems.push(format!("{bad} chunk(s) in all"));
+                }
+            }
+        }
+        session.record(&Event::ArchiveVerified {
+            dataset: name.into(),
+            archive: listed.head.archive,
+            generation: listed.head.generation,
+            scope: scope.into(),
+            result: checked.verdict,
+        })?;
+        out.push(checked);
+    }
+    Ok(out)
+}
+
+/// A sample that differs from run to run of an archive's life, and is the same within one.
+fn sampled(id: &ChunkId, salt: i64, share: f64) -> bool {
+    if share >= 1.0 {
+        return true;
+    }
+    let hash = blake3::Hasher::new().update(&id.0).update(&salt.to_le_bytes()).finalize();
+    let [a, b, c, d, ..] = *hash.as_bytes();
+    f64::from(u32::from_be_bytes([a, b, c, d])) < share * f64::from(u32::MAX)
+}

@@ -1,0 +1,83 @@
+//! One chunk: compress and seal, open and decompress. Shared by writer, reader and compaction, so that there is one of each.
+
+use super::dataset::Dataset;
+use super::entry::ChunkId;
+use super::id::{PackId, RepoId};
+use super::sheet::{Codec, Row, role_byte};
+use crate::crypto::seal::{self, ChunkPlace};
+use crate::{Error, Result};
+use std::cell::RefCell;
+use std::io;
+
+thread_local! {
+    static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+/// A zstd frame with the length in its front, or the bytes themselves where that is not longer.
+pub fn compress(bytes: &[u8], level: i32) -> Result<(Codec, Vec<u8>)> {
+    let frame = COMPRESSOR.with_borrow_mut(|slot| -> io::Result<Vec<u8>> {
+        let compressor = match slot {
+            Some((at, compressor)) if *at == level => compressor,
+            other => &mut other.insert((level, zstd::bulk::Compressor::new(level)?)).1,
+        };
+        // Room for the tag as well: sealing in place must not move the bytes.
+        let mut out = Vec::with_capacity(zstd::zstd_safe::compress_bound(bytes.len()) + seal::TAG);
+        compressor.compress_to_buffer(bytes, &mut out)?;
+        Ok(out)
+    });
+    let frame = frame.map_err(|e| Error::Refused(format!("zstd: {e}")))?;
+    if frame.len() < bytes.len() {
+        return Ok((Codec::Zstd, frame));
+    }
+    let mut raw = Vec::with_capacity(bytes.len() + seal::TAG);
+    raw.extend_from_slice(bytes);
+    Ok((Codec::Raw, raw))
+}
+
+fn decompress(frame: &[u8], len: usize) -> io::Result<Vec<u8>> {
+    DECOMPRESSOR.with_borrow_mut(|slot| {
+        let decompressor = match slot {
+            Some(d) => d,
+            None => slot.insert(zstd::bulk::Decompressor::new()?),
+        };
+        let mut out = Vec::with_capacity(len);
+        decompressor.decompress_to_buffer(frame, &mut out)?;
+        Ok(out)
+    })
+}
+
+fn aad(repository: &RepoId, pack: &PackId, row: &Row) -> [u8; 73] {
+    ChunkPlace { repository: &repository.0, pack: &pack.0, ordinal: row.ordinal, id: &row.id.0, role: role_byte(row.role) }.aad()
+}
+
+/// Seals `body` (as the row's codec says) in place for the row's place.
+pub fn seal_body(repository: &RepoId, pack: &PackId, row: &Row, body: &mut Vec<u8>) -> Result<()> {
+    seal::encrypt(&row.key, &aad(repository, pack, row), body)
+}
+
+/// Opens the seal only: the body as the row's codec says.
+pub fn open_body(repository: &RepoId, pack: &PackId, row: &Row, mut sealed: Vec<u8>) -> Result<Vec<u8>, &'static str> {
+    seal::decrypt(&row.key, &aad(repository, pack, row), &mut sealed).map_err(|_| "its seal does not open")?;
+    Ok(sealed)
+}
+
+/// The plaintext of an opened body, checked against its id.
+pub fn decode_body(dataset: &Dataset, row: &Row, body: Vec<u8>) -> Result<Vec<u8>, &'static str> {
+    let plain = match row.codec {
+        Codec::Raw => body,
+        Codec::Zstd => decompress(&body, row.len as usize).map_err(|_| "it does not decompress to its length")?,
+    };
+    if plain.len() != row.len as usize {
+        return Err("its length is another than its key sheet says");
+    }
+    if dataset.chunk_id(&plain) != row.id {
+        return Err("its contents are not what its id says");
+    }
+    Ok(plain)
+}
+
+/// The error for a chunk that does not open.
+pub fn damaged(pack_key: &str, id: &ChunkId, detail: &str) -> Error {
+    Error::damaged(pack_key, format!("chunk {id:?}: {detail}"))
+}

@@ -1,0 +1,94 @@
+//! Which chunks archives need. Subtrees and list chunks that an earlier archive shares are skipped, so marking thirty nights
+//! costs little more than marking one.
+
+use super::entry::{ChunkId, ChunkRef, Entry, Role, Tree};
+use super::head::Head;
+use super::read::ChunkReader;
+use super::sheet::{role_byte, role_from_byte};
+use super::tree::{children, too_deep};
+use crate::{Error, Result};
+use std::collections::HashSet;
+
+/// A set of needed chunks. Errs on the side of keeping: once marking an archive has failed, everything counts as needed.
+#[derive(Default)]
+pub struct Live {
+    chunks: HashSet<(ChunkId, u8)>,
+    incomplete: bool,
+}
+
+impl Live {
+    /// An empty set.
+    pub fn new() -> Live {
+        Live::default()
+    }
+
+    /// Adds everything that an archive needs. After an error the set keeps everything.
+    pub fn add(&mut self, reader: &ChunkReader, head: &Head) -> Result<()> {
+        let added = self.add_list(reader, &head.entries);
+        self.incomplete |= added.is_err();
+        added
+    }
+
+    /// Adds one chunk; whether it is new.
+    pub fn insert(&mut self, id: &ChunkId, role: Role) -> bool {
+        self.chunks.insert((*id, role_byte(role)))
+    }
+
+    /// Whether some archive needs the chunk (or it is not certain that none does).
+    pub fn contains(&self, id: &ChunkId, role: Role) -> bool {
+        self.incomplete || self.chunks.contains(&(*id, role_byte(role)))
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (ChunkId, Role)> + '_ {
+        self.chunks.iter().filter_map(|(id, role)| Some((*id, role_from_byte(*role)?)))
+    }
+
+    /// Chunks in the set.
+    pub fn len(&self) -> usize {
+        self.chunks.len()
+    }
+
+    /// Whether it is empty.
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    fn add_list(&mut self, reader: &ChunkReader, tree: &Tree) -> Result<()> {
+        too_deep(tree)?;
+        let mut lists = Vec::new();
+        self.walk(reader, tree.depth, &tree.refs, &mut |_, reference| lists.push(reference.clone()))?;
+        for reference in lists {
+            if !self.insert(&reference.id, Role::Entries) {
+                continue;
+            }
+            let bytes = reader.read(&reference.id, Role::Entries)?;
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                let entry: Entry = ciborium::from_reader(&mut rest)
+                    .map_err(|_| Error::damaged(format!("list chunk {:?}", reference.id), "an entry's fields are not as expected"))?;
+                if let Some(content) = &entry.content {
+                    too_deep(content)?;
+                    self.walk(reader, content.depth, &content.refs, &mut |live, data| {
+                        live.insert(&data.id, Role::Data);
+                        if let Some(marks) = &data.marks {
+                            live.insert(marks, Role::Marks);
+                        }
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn walk(&mut self, reader: &ChunkReader, height: u8, refs: &[ChunkRef], leaf: &mut dyn FnMut(&mut Live, &ChunkRef)) -> Result<()> {
+        for reference in refs {
+            if height == 0 {
+                leaf(self, reference);
+            } else if self.insert(&reference.id, Role::Index) {
+                self.walk(reader, height - 1, &children(reader, reference)?, leaf)?;
+            }
+        }
+        Ok(())
+    }
+}

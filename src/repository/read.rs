@@ -1,0 +1,177 @@
+//! Chunks out: fetched by range, opened, decompressed within their known length, and checked against their id, so that what a
+//! reader hands out is what was backed up or nothing. A bounded cache serves the tops of trees and the pages of databases.
+
+use super::dataset::Dataset;
+use super::entry::{ChunkId, Role};
+use super::index::{ChunkIndex, Found};
+use super::sheet::{pack_key, role_byte};
+use super::{Repository, chunk};
+use crate::{Error, Result};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Prefetching reads over gaps up to this many bytes rather than asking twice.
+const GAP: u64 = 64 << 10;
+/// No single read of a prefetch is longer, in bytes.
+const RUN: u64 = 4 << 20;
+
+type Key = (ChunkId, u8);
+
+/// Least recently used goes first; bounded in bytes.
+struct Cache {
+    limit: usize,
+    used: usize,
+    clock: u64,
+    entries: HashMap<Key, (Arc<Vec<u8>>, u64)>,
+    order: BTreeMap<u64, Key>,
+}
+
+impl Cache {
+    fn get(&mut self, key: &Key) -> Option<Arc<Vec<u8>>> {
+        let (bytes, used_at) = self.entries.get_mut(key)?;
+        self.clock += 1;
+        self.order.remove(used_at);
+        self.order.insert(self.clock, *key);
+        *used_at = self.clock;
+        Some(bytes.clone())
+    }
+
+    fn put(&mut self, key: Key, bytes: &Arc<Vec<u8>>) {
+        if bytes.len() > self.limit || self.entries.contains_key(&key) {
+            return;
+        }
+        self.clock += 1;
+        self.used += bytes.len();
+        self.entries.insert(key, (bytes.clone(), self.clock));
+        self.order.insert(self.clock, key);
+        while self.used > self.limit
+            && let Some((_, oldest)) = self.order.pop_first()
+        {
+            if let Some((bytes, _)) = self.entries.remove(&oldest) {
+                self.used -= bytes.len();
+            }
+        }
+    }
+}
+
+/// Reads chunks of one dataset. Shared between threads.
+pub struct ChunkReader {
+    repository: Arc<Repository>,
+    dataset: Arc<Dataset>,
+    index: Arc<ChunkIndex>,
+    cache: Mutex<Cache>,
+}
+
+impl ChunkReader {
+    /// A reader with a cache of at most `cache_bytes` of plaintext.
+    pub fn new(repository: &Arc<Repository>, dataset: &Arc<Dataset>, index: Arc<ChunkIndex>, cache_bytes: usize) -> ChunkReader {
+        let cache = Cache { limit: cache_bytes, used: 0, clock: 0, entries: HashMap::new(), order: BTreeMap::new() };
+        ChunkReader { repository: repository.clone(), dataset: dataset.clone(), index, cache: Mutex::new(cache) }
+    }
+
+    /// Its index.
+    pub fn index(&self) -> &Arc<ChunkIndex> {
+        &self.index
+    }
+
+    /// Its dataset.
+    pub fn dataset(&self) -> &Arc<Dataset> {
+        &self.dataset
+    }
+
+    /// Its repository.
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The chunk's plaintext. Fails with [`Error::Damaged`], naming the pack, when it is not what was sealed; where the chunk lies
+    /// in two packs, one of them is enough.
+    pub fn read(&self, id: &ChunkId, role: Role) -> Result<Arc<Vec<u8>>> {
+        let key = (*id, role_byte(role));
+        if let Some(bytes) = self.cache().get(&key) {
+            return Ok(bytes);
+        }
+        let mut failure = None;
+        for found in self.index.find(id, role) {
+            match self.fetch(found) {
+                Ok(bytes) => {
+                    let bytes = Arc::new(bytes);
+                    self.cache().put(key, &bytes);
+                    return Ok(bytes);
+                }
+                Err(e) => failure = Some(e),
+            }
+        }
+        Err(failure.unwrap_or_else(|| {
+            let unread = self.index.damaged().len();
+            let why = if unread == 0 { String::new() } else { format!(" ({unread} key sheets are damaged)") };
+            Error::damaged(format!("chunk {id:?}"), format!("no key sheet of dataset {} has its key{why}", self.dataset.name()))
+        }))
+    }
+
+    fn fetch(&self, found: Found<'_>) -> Result<Vec<u8>> {
+        let key = pack_key(self.dataset.name(), &found.pack);
+        let sealed = self.range(&key, &found.row.id, u64::from(found.row.offset), u64::from(found.row.stored))?;
+        self.open(&key, found, sealed)
+    }
+
+    fn open(&self, key: &str, found: Found<'_>, sealed: Vec<u8>) -> Result<Vec<u8>> {
+        chunk::open_body(self.repository.id(), &found.pack, found.row, sealed)
+            .and_then(|body| chunk::decode_body(&self.dataset, found.row, body))
+            .map_err(|detail| chunk::damaged(key, &found.row.id, detail))
+    }
+
+    fn range(&self, key: &str, id: &ChunkId, offset: u64, len: u64) -> Result<Vec<u8>> {
+        use crate::store::StoreError;
+        self.repository.location().data.get_range(key, offset, len).map_err(|e| match e {
+            StoreError::Missing { .. } => chunk::damaged(key, id, "the pack is missing"),
+            StoreError::Short { expected, actual, .. } => {
+                chunk::damaged(key, id, &format!("the pack is {actual} bytes long, at least {expected} were expected"))
+            }
+            other => other.into(),
+        })
+    }
+
+    /// Brings chunks into the cache with few reads: neighbours in a pack come together. Takes at most half of the cache, stops
+    /// there, and is silent about failures: [`ChunkReader::read`] will meet them again.
+    pub fn prefetch(&self, ids: &[(ChunkId, Role)]) {
+        let mut budget = self.cache().limit as u64 / 2;
+        let mut wanted: Vec<Found<'_>> = Vec::new();
+        for (id, role) in ids {
+            if self.cache().entries.contains_key(&(*id, role_byte(*role))) {
+                continue;
+            }
+            let Some(found) = self.index.find(id, *role).next() else { continue };
+            let Some(left) = budget.checked_sub(u64::from(found.row.len)) else { break };
+            budget = left;
+            wanted.push(found);
+        }
+        wanted.sort_by_key(|f| (f.pack, f.row.offset));
+        wanted.dedup_by_key(|f| (f.pack, f.row.offset));
+        let end = |f: &Found<'_>| u64::from(f.row.offset) + u64::from(f.row.stored);
+        let mut rest = wanted.as_slice();
+        while let Some(first) = rest.first() {
+            let start = u64::from(first.row.offset);
+            let joins = |a: &Found<'_>, b: &Found<'_>| {
+                b.pack == a.pack && u64::from(b.row.offset).saturating_sub(end(a)) <= GAP && end(b).saturating_sub(start) <= RUN
+            };
+            let n = 1 + rest.windows(2).take_while(|w| matches!(w, [a, b] if joins(a, b))).count();
+            let (run, after) = rest.split_at(n.min(rest.len()));
+            rest = after;
+            let Some(last) = run.last() else { break };
+            let key = pack_key(self.dataset.name(), &first.pack);
+            let Ok(bytes) = self.repository.location().data.get_range(&key, start, end(last) - start) else { continue };
+            for found in run {
+                let from = (u64::from(found.row.offset) - start) as usize;
+                let Some(sealed) = bytes.get(from..from + found.row.stored as usize) else { continue };
+                if let Ok(plain) = self.open(&key, *found, sealed.to_vec()) {
+                    self.cache().put((found.row.id, role_byte(found.row.role)), &Arc::new(plain));
+                }
+            }
+        }
+    }
+}

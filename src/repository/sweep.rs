@@ -1,0 +1,333 @@
+//! Destroys chunks that nothing needs any more. Per pack, in this order, so that a crash anywhere leaves either the chunk with its
+//! key or no key:
+//!
+//! 1. the key sheet is replaced by one without the rows: from here no copy of the pack opens, wherever it is;
+//! 2. the dead bytes are wiped where they lie; the sheet remembers which ranges still wait for that, and a later run completes it;
+//! 3. a pack that is mostly dead (or cannot be wiped) is compacted: what lives is sealed again, under fresh keys, into a new pack;
+//!    only when that and its sheet are durable do the old sheet and then the old pack go.
+//!
+//! Nothing that lives is ever dropped on the word of a copy that has not been opened and checked.
+
+use super::dataset::Dataset;
+use super::entry::{ChunkId, Role};
+use super::id::PackId;
+use super::sheet::{self, Row, Sheet, pack_key, role_byte};
+use super::{Repository, chunk};
+use crate::store::{StoreError, Wiped};
+use crate::{Error, Result};
+use std::collections::{HashMap, HashSet};
+use zeroize::Zeroizing;
+
+/// How a sweep goes about it.
+#[derive(Debug, Clone, Copy)]
+pub struct DropOptions {
+    /// A touched pack with a larger share of dead bytes is compacted.
+    pub compact_above: f64,
+    /// Only counts what would go.
+    pub dry_run: bool,
+}
+
+impl Default for DropOptions {
+    fn default() -> DropOptions {
+        DropOptions { compact_above: 0.5, dry_run: false }
+    }
+}
+
+/// What a sweep did.
+#[derive(Debug, Default)]
+pub struct Dropped {
+    /// Chunks whose keys were destroyed.
+    pub chunks: u64,
+    /// Sealed bytes of these.
+    pub bytes: u64,
+    /// Packs deleted because nothing in them lives; compacted ones and orphans not counted.
+    pub packs_deleted: u64,
+    /// Sheets replaced by smaller ones.
+    pub sheets_rewritten: u64,
+    /// Packs whose living chunks were moved.
+    pub packs_compacted: u64,
+    /// Ranges wiped in place.
+    pub ranges_wiped: u64,
+    /// Packs without a key sheet, left by interrupted writes: deleted.
+    pub orphans: u64,
+    /// Temporary objects of interrupted writes: removed.
+    pub leftovers: u64,
+    /// Sheets that could not be read, so that nobody knows whether their keys are gone; and living chunks that do not open.
+    pub damaged: Vec<(String, Error)>,
+    /// Packs with dead bytes that could not be wiped or deleted yet. Their keys are gone; a later run tries again.
+    pub left: Vec<(String, Error)>,
+}
+
+/// Destroys every chunk of the dataset for which `keep` says `false`, and what interrupted writes left behind. The caller holds the
+/// dataset's lease: a running backup's packs have no sheet yet and would be taken for orphans. Indexes loaded before are stale.
+pub fn drop_chunks(repo: &Repository, dataset: &Dataset, keep: &dyn Fn(&ChunkId, Role) -> bool, options: DropOptions) -> Result<Dropped> {
+    let (sheets, damaged) = repo.sheets(dataset)?;
+    let mut sweep = Sweep { repo, dataset, options, out: Dropped { damaged, ..Dropped::default() } };
+    let sheets: Vec<Sheet> = sheets.into_iter().map(|(s, _)| s).collect();
+    let copies = sweep.spare_copies(&sheets, keep);
+    let mut mostly_dead = Vec::new();
+    for sheet in sheets {
+        repo.env().stop.check("the destruction of old chunks; run it again to complete it")?;
+        let dead = |row: &Row| !keep(&row.id, row.role) || copies.contains(&(sheet.pack, row.ordinal));
+        if sheet.pending.is_empty() && !sheet.rows.iter().any(dead) {
+            continue;
+        }
+        let pack = sheet.pack;
+        let doomed: HashSet<u32> = sheet.rows.iter().filter(|r| dead(r)).map(|r| r.ordinal).collect();
+        if let Some(sheet) = sweep.sheet(sheet, &doomed)? {
+            debug_assert_eq!(sheet.pack, pack);
+            mostly_dead.push(sheet);
+        }
+    }
+    sweep.compact(mostly_dead)?;
+    if !options.dry_run {
+        sweep.orphans()?;
+        let location = repo.location();
+        sweep.out.leftovers += location.data.remove_leftovers()?;
+        if !std::sync::Arc::ptr_eq(&location.data, &location.keys) {
+            sweep.out.leftovers += location.keys.remove_leftovers()?;
+        }
+    }
+    Ok(sweep.out)
+}
+
+struct Sweep<'a> {
+    repo: &'a Repository,
+    dataset: &'a Dataset,
+    options: DropOptions,
+    out: Dropped,
+}
+
+impl Sweep<'_> {
+    fn pack_key(&self, pack: &PackId) -> String {
+        pack_key(self.dataset.name(), pack)
+    }
+
+    fn put_sheet(&self, sheet: &Sheet) -> Result<()> {
+        sheet.put(self.repo.sealer(), &*self.repo.location().keys, self.dataset.name())
+    }
+
+    /// Chunks that lie in two packs (a compaction was interrupted): the copies to drop, once one of them has been opened and checked.
+    fn spare_copies(&mut self, sheets: &[Sheet], keep: &dyn Fn(&ChunkId, Role) -> bool) -> HashSet<(PackId, u32)> {
+        let mut first: HashMap<(ChunkId, u8), usize> = HashMap::with_capacity(sheets.iter().map(|s| s.rows.len()).sum());
+        let mut doubled: HashSet<(ChunkId, u8)> = HashSet::new();
+        for (n, sheet) in sheets.iter().enumerate() {
+            for row in sheet.rows.iter().filter(|r| keep(&r.id, r.role)) {
+                if first.insert((row.id, role_byte(row.role)), n).is_some() {
+                    doubled.insert((row.id, role_byte(row.role)));
+                }
+            }
+        }
+        let mut spare = HashSet::new();
+        if doubled.is_empty() {
+            return spare;
+        }
+        let mut copies: HashMap<(ChunkId, u8), Vec<(&Sheet, &Row)>> = HashMap::new();
+        for sheet in sheets {
+            for row in &sheet.rows {
+                let key = (row.id, role_byte(row.role));
+                if doubled.contains(&key) {
+                    copies.entry(key).or_default().push((sheet, row));
+                }
+            }
+        }
+        for mut copies in copies.into_values() {
+            // The fullest pack keeps it: the other one is what was being compacted.
+            copies.sort_by_key(|(sheet, row)| (sheet.size - sheet.live(), sheet.pack, row.ordinal));
+            let good = copies.iter().position(|(sheet, row)| self.open(&sheet.pack, row).is_ok());
+            if let Some(good) = good {
+                spare.extend(copies.iter().enumerate().filter(|(n, _)| *n != good).map(|(_, (sheet, row))| (sheet.pack, row.ordinal)));
+            }
+        }
+        spare
+    }
+
+    /// The body of a chunk as it is stored inside its seal, after its plaintext has been checked.
+    fn open(&self, pack: &PackId, row: &Row) -> Result<Zeroizing<Vec<u8>>> {
+        let key = self.pack_key(pack);
+        let sealed = self.repo.location().data.get_range(&key, u64::from(row.offset), u64::from(row.stored));
+        let sealed = sealed.map_err(|e| match e {
+            StoreError::Missing { .. } | StoreError::Short { .. } => chunk::damaged(&key, &row.id, "the pack does not hold it"),
+            other => other.into(),
+        })?;
+        let body = chunk::open_body(self.repo.id(), pack, row, sealed).map_err(|d| chunk::damaged(&key, &row.id, d))?;
+        let body = Zeroizing::new(body);
+        chunk::decode_body(self.dataset, row, body.to_vec()).map_err(|d| chunk::damaged(&key, &row.id, d))?;
+        Ok(body)
+    }
+
+    /// Steps 1 and 2 for one pack; gives back the sheet when the pack is to be compacted.
+    fn sheet(&mut self, mut sheet: Sheet, doomed: &HashSet<u32>) -> Result<Option<Sheet>> {
+        let (dead, alive): (Vec<Row>, Vec<Row>) = std::mem::take(&mut sheet.rows).into_iter().partition(|r| doomed.contains(&r.ordinal));
+        let ranges = dead.iter().map(|r| (u64::from(r.offset), u64::from(r.stored)));
+        self.out.chunks += dead.len() as u64;
+        self.out.bytes += ranges.clone().map(|(_, len)| len).sum::<u64>();
+        sheet.pending = merge(sheet.pending.iter().copied().chain(ranges).collect());
+        sheet.rows = alive;
+        if sheet.rows.is_empty() {
+            self.out.packs_deleted += 1;
+            if !self.options.dry_run {
+                self.delete(&sheet.pack)?;
+            }
+            return Ok(None);
+        }
+        if !dead.is_empty() {
+            self.out.sheets_rewritten += 1;
+        }
+        if self.options.dry_run {
+            return Ok(None);
+        }
+        if !dead.is_empty() {
+            self.put_sheet(&sheet)?;
+        }
+        let waste = (sheet.size - sheet.live()) as f64 / sheet.size.max(1) as f64;
+        if waste > self.options.compact_above {
+            return Ok(Some(sheet));
+        }
+        match self.wipe(&mut sheet)? {
+            Some(Wiped::Unsupported) => Ok(Some(sheet)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Wipes what waits for it, and notes in the sheet that it is done. `None`: it could not be done now.
+    fn wipe(&mut self, sheet: &mut Sheet) -> Result<Option<Wiped>> {
+        let key = self.pack_key(&sheet.pack);
+        match self.repo.location().data.wipe(&key, &sheet.pending) {
+            Ok(Wiped::Done) => {
+                self.out.ranges_wiped += sheet.pending.len() as u64;
+                sheet.pending.clear();
+                self.put_sheet(sheet)?;
+                Ok(Some(Wiped::Done))
+            }
+            Ok(Wiped::Unsupported) => Ok(Some(Wiped::Unsupported)),
+            Err(e) => {
+                self.out.left.push((key, e.into()));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Sheet first, then pack.
+    fn delete(&mut self, pack: &PackId) -> Result<()> {
+        self.repo.location().keys.delete(&sheet::key(self.dataset.name(), pack))?;
+        let key = self.pack_key(pack);
+        if let Err(e) = self.repo.location().data.delete(&key) {
+            self.out.left.push((key, e.into()));
+        }
+        Ok(())
+    }
+
+    /// Step 3: moves what lives in these packs together into new ones.
+    fn compact(&mut self, packs: Vec<Sheet>) -> Result<()> {
+        let target = self.repo.params().sizes.pack as usize;
+        let mut fill: Option<Filling> = None;
+        for mut sheet in packs {
+            self.repo.env().stop.check("the destruction of old chunks; run it again to complete it")?;
+            let mut bodies = Vec::with_capacity(sheet.rows.len());
+            let mut failure = None;
+            for row in &sheet.rows {
+                match self.open(&sheet.pack, row) {
+                    Ok(body) => bodies.push(body),
+                    Err(e @ Error::Damaged { .. }) => failure = Some(e),
+                    Err(e) => return Err(e),
+                }
+            }
+            if let Some(failure) = failure {
+                // A damaged pack stays where it is: somebody may yet repair it. Its dead ranges go nevertheless.
+                let key = self.pack_key(&sheet.pack);
+                self.out.damaged.push((key.clone(), failure));
+                if self.wipe(&mut sheet)? == Some(Wiped::Unsupported) {
+                    self.out.left.push((key.clone(), Error::damaged(key, "it cannot be compacted, and this store cannot wipe")));
+                }
+                continue;
+            }
+            let filling = match &mut fill {
+                Some(filling) => filling,
+                None => fill.insert(Filling::new(PackId::random(&*self.repo.env().random)?)),
+            };
+            for (row, body) in sheet.rows.iter().zip(bodies) {
+                filling.push(self.repo, row, body)?;
+            }
+            filling.sources.push(sheet.pack);
+            if filling.bytes.len() >= target
+                && let Some(full) = fill.take()
+            {
+                self.replace(full)?;
+            }
+        }
+        fill.map_or(Ok(()), |rest| self.replace(rest))
+    }
+
+    /// The new pack and its sheet are durable before the old ones go.
+    fn replace(&mut self, new: Filling) -> Result<()> {
+        self.repo.location().data.put(&self.pack_key(&new.sheet.pack), &new.bytes)?;
+        self.put_sheet(&new.sheet)?;
+        for old in new.sources {
+            self.delete(&old)?;
+            self.out.packs_compacted += 1;
+        }
+        Ok(())
+    }
+
+    /// Deletes packs that no key sheet belongs to: written by somebody who never came to write the sheet, or whose sheet went first.
+    fn orphans(&mut self) -> Result<()> {
+        let location = self.repo.location();
+        let with_sheet: HashSet<PackId> =
+            location.keys.list(&format!("sheets/{}/", self.dataset.name()))?.iter().filter_map(|o| sheet::pack_of_key(&o.key)).collect();
+        for object in location.data.list(&format!("packs/{}/", self.dataset.name()))? {
+            let orphan = sheet::pack_of_key(&object.key).is_some_and(|pack| !with_sheet.contains(&pack));
+            if orphan {
+                match location.data.delete(&object.key) {
+                    Ok(()) => self.out.orphans += 1,
+                    Err(e) => self.out.left.push((object.key, e.into())),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A new pack that living chunks move to.
+struct Filling {
+    bytes: Vec<u8>,
+    sheet: Sheet,
+    sources: Vec<PackId>,
+}
+
+impl Filling {
+    fn new(pack: PackId) -> Filling {
+        Filling { bytes: Vec::new(), sheet: Sheet { pack, size: 0, rows: Vec::new(), pending: Vec::new() }, sources: Vec::new() }
+    }
+
+    /// Seals a chunk's body for its new place, under a fresh key.
+    fn push(&mut self, repo: &Repository, old: &Row, mut body: Zeroizing<Vec<u8>>) -> Result<()> {
+        let mut row = old.duplicate();
+        repo.env().random.fill(&mut row.key)?;
+        row.ordinal = self.sheet.rows.len() as u32;
+        row.offset = self.bytes.len() as u32;
+        let mut sealed = std::mem::take(&mut *body);
+        chunk::seal_body(repo.id(), &self.sheet.pack, &row, &mut sealed)?;
+        row.stored = sealed.len() as u32;
+        self.bytes.extend_from_slice(&sealed);
+        self.sheet.size = self.bytes.len() as u64;
+        self.sheet.rows.push(row);
+        Ok(())
+    }
+}
+
+/// Sorted, neighbours joined.
+fn merge(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+    ranges.sort_unstable();
+    let mut out: Vec<(u64, u64)> = Vec::with_capacity(ranges.len());
+    for (offset, len) in ranges {
+        match out.last_mut() {
+            Some((start, length)) if *start + *length >= offset => *length = (*length).max(offset + len - *start),
+            _ => out.push((offset, len)),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,284 @@
+//! Chunks in: deduplicated, compressed, sealed under a key of their own and spread over the open packs at random (so that a
+//! pack's neighbours do not tell which file is which). A full pack goes to a thread that stores it and then its key sheet; the
+//! queue is bounded, so memory is `open_packs + 3` packs however much is written.
+
+use super::dataset::Dataset;
+use super::entry::{ChunkId, Role};
+use super::id::PackId;
+use super::index::ChunkIndex;
+use super::sheet::{Row, Sheet, pack_key, role_byte};
+use super::{Repository, chunk};
+use crate::{Error, Result};
+use crossbeam_channel::{Receiver, Sender};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use zeroize::Zeroizing;
+
+/// How chunks are written.
+#[derive(Debug, Clone, Copy)]
+pub struct WriteOptions {
+    /// zstd's level.
+    pub level: i32,
+    /// Packs that are filled with data at the same time; metadata goes to one more.
+    pub open_packs: usize,
+}
+
+impl Default for WriteOptions {
+    fn default() -> WriteOptions {
+        WriteOptions { level: 3, open_packs: 2 }
+    }
+}
+
+/// What became of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Added {
+    /// Its id.
+    pub id: ChunkId,
+    /// Whether it was not there yet.
+    pub new: bool,
+    /// Sealed bytes that it added; 0 when it was there.
+    pub stored: u64,
+}
+
+/// What a writer has written.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Written {
+    /// The packs, in the order they were stored.
+    pub packs: Vec<PackId>,
+    /// Chunks in them.
+    pub chunks: u64,
+    /// Sealed bytes in them.
+    pub bytes: u64,
+}
+
+/// A pack being filled.
+struct OpenPack {
+    id: PackId,
+    bytes: Vec<u8>,
+    rows: Vec<Row>,
+}
+
+/// Shared with the storing thread.
+#[derive(Default)]
+struct Stored {
+    sheets: Vec<Sheet>,
+    written: Written,
+    failure: Option<Error>,
+    failed: bool,
+}
+
+struct Storing {
+    queue: Sender<OpenPack>,
+    thread: JoinHandle<()>,
+}
+
+/// Writes chunks of one dataset. All methods take `&self` and may be called from several threads. The caller holds the dataset's
+/// lease. What was added is durable only once [`ChunkWriter::finish`] has returned.
+pub struct ChunkWriter {
+    repository: Arc<Repository>,
+    dataset: Arc<Dataset>,
+    index: Arc<ChunkIndex>,
+    /// The index with what was stored up to the last call of [`ChunkWriter::index`].
+    extended: Mutex<Arc<ChunkIndex>>,
+    options: WriteOptions,
+    pending: Mutex<HashSet<(ChunkId, u8)>>,
+    open: Vec<Mutex<Option<OpenPack>>>,
+    storing: Mutex<Option<Storing>>,
+    stored: Arc<Mutex<Stored>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl ChunkWriter {
+    /// A writer that knows what `index` knows.
+    pub fn new(repository: &Arc<Repository>, dataset: &Arc<Dataset>, index: Arc<ChunkIndex>, options: WriteOptions) -> ChunkWriter {
+        let stored = Arc::new(Mutex::new(Stored::default()));
+        let (queue, packs) = crossbeam_channel::bounded(1);
+        let thread = {
+            let (repository, dataset, stored) = (repository.clone(), dataset.clone(), stored.clone());
+            std::thread::spawn(move || store_packs(&repository, &dataset, &packs, &stored))
+        };
+        ChunkWriter {
+            repository: repository.clone(),
+            dataset: dataset.clone(),
+            extended: Mutex::new(index.clone()),
+            index,
+            options,
+            pending: Mutex::default(),
+            open: (0..=options.open_packs.clamp(1, 16)).map(|_| Mutex::new(None)).collect(),
+            storing: Mutex::new(Some(Storing { queue, thread })),
+            stored,
+        }
+    }
+
+    /// The dataset that it writes to.
+    pub fn dataset(&self) -> &Arc<Dataset> {
+        &self.dataset
+    }
+
+    /// Adds a chunk unless it is there or has been added. Fails when storing an earlier pack failed.
+    pub fn add(&self, role: Role, bytes: &[u8]) -> Result<Added> {
+        self.add_hashed(role, self.dataset.chunk_id(bytes), bytes)
+    }
+
+    /// Whether the chunk is there, or was added.
+    pub fn has(&self, role: Role, id: &ChunkId) -> bool {
+        self.index.contains(id, role) || lock(&self.pending).contains(&(*id, role_byte(role)))
+    }
+
+    /// Like [`ChunkWriter::add`], for who has computed the id already.
+    pub fn add_hashed(&self, role: Role, id: ChunkId, bytes: &[u8]) -> Result<Added> {
+        let limit = self.repository.params().sizes.chunk_limit;
+        if bytes.len() > limit as usize {
+            return Err(Error::Refused(format!("a piece of {} bytes: this repository takes at most {limit}", bytes.len())));
+        }
+        if self.index.contains(&id, role) || !lock(&self.pending).insert((id, role_byte(role))) {
+            return Ok(Added { id, new: false, stored: 0 });
+        }
+        let added = self.seal_new(id, role, bytes);
+        if added.is_err() {
+            // Whoever was told "it is there" meanwhile must not get away with it.
+            self.fail();
+        }
+        added
+    }
+
+    fn seal_new(&self, id: ChunkId, role: Role, bytes: &[u8]) -> Result<Added> {
+        let (codec, mut body) = chunk::compress(bytes, self.options.level)?;
+        let random = &*self.repository.env().random;
+        let mut fresh = Zeroizing::new([0u8; 33]);
+        random.fill(fresh.as_mut_slice())?;
+        let [choice, key @ ..] = *fresh;
+        // Metadata has a pack of its own: looking a person up, or marking what is needed, then reads a few packs from end to end.
+        let slot = match (role, self.open.split_last()) {
+            (Role::Data, Some((_, data))) if !data.is_empty() => data.get(usize::from(choice) % data.len()),
+            _ => self.open.last(),
+        };
+        let slot = slot.ok_or_else(|| Error::Refused("a writer without packs".to_string()))?;
+        let pack_size = self.repository.params().sizes.pack as usize;
+        let (stored, full) = {
+            let mut guard = lock(slot);
+            let pack = match guard.as_mut() {
+                Some(pack) => pack,
+                None => guard.insert(OpenPack {
+                    id: PackId::random(random)?,
+                    bytes: Vec::with_capacity(pack_size + pack_size / 8),
+                    rows: Vec::new(),
+                }),
+            };
+            let mut row = Row {
+                id,
+                key,
+                ordinal: pack.rows.len() as u32,
+                offset: pack.bytes.len() as u32,
+                stored: 0,
+                len: bytes.len() as u32,
+                codec,
+                role,
+            };
+            chunk::seal_body(self.repository.id(), &pack.id, &row, &mut body)?;
+            row.stored = body.len() as u32;
+            pack.bytes.extend_from_slice(&body);
+            pack.rows.push(row);
+            (body.len() as u64, if pack.bytes.len() >= pack_size { guard.take() } else { None })
+        };
+        if let Some(full) = full {
+            self.send(full)?;
+        }
+        Ok(Added { id, new: true, stored })
+    }
+
+    fn send(&self, pack: OpenPack) -> Result<()> {
+        self.check()?;
+        let queue = lock(&self.storing).as_ref().map(|s| s.queue.clone());
+        let queue = queue.ok_or_else(|| Error::Refused("the writer is finished".to_string()))?;
+        queue.send(pack).map_err(|_| Error::Refused("the thread that stores packs is gone".to_string()))
+    }
+
+    fn fail(&self) {
+        lock(&self.stored).failed = true;
+    }
+
+    fn check(&self) -> Result<()> {
+        let mut stored = lock(&self.stored);
+        match stored.failure.take() {
+            Some(failure) => Err(failure),
+            None if stored.failed => Err(Error::Refused("an earlier write failed, so nothing more is written".to_string())),
+            None => Ok(()),
+        }
+    }
+
+    /// Stores what is left and waits until everything is durable. May be called once all `add`s have returned; again only to get
+    /// the same answer.
+    pub fn finish(&self) -> Result<Written> {
+        for slot in &self.open {
+            let pack = lock(slot).take();
+            if let Some(pack) = pack {
+                self.send(pack)?;
+            }
+        }
+        self.stop();
+        self.check()?;
+        Ok(lock(&self.stored).written.clone())
+    }
+
+    fn stop(&self) {
+        let storing = lock(&self.storing).take();
+        if let Some(Storing { queue, thread }) = storing {
+            drop(queue);
+            if thread.join().is_err() {
+                self.fail();
+            }
+        }
+    }
+
+    /// The index with everything that has been stored so far; after [`ChunkWriter::finish`]: with everything.
+    pub fn index(&self) -> Arc<ChunkIndex> {
+        let mut extended = lock(&self.extended);
+        let sheets = std::mem::take(&mut lock(&self.stored).sheets);
+        if !sheets.is_empty() {
+            *extended = Arc::new(extended.extended(sheets));
+        }
+        extended.clone()
+    }
+}
+
+impl Drop for ChunkWriter {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The storing thread: pack, then its sheet. After a failure it only empties the queue, so that nobody waits forever.
+fn store_packs(repository: &Repository, dataset: &Dataset, packs: &Receiver<OpenPack>, stored: &Mutex<Stored>) {
+    for pack in packs {
+        if lock(stored).failed {
+            continue;
+        }
+        match store_pack(repository, dataset, pack) {
+            Ok(sheet) => {
+                let mut stored = lock(stored);
+                stored.written.packs.push(sheet.pack);
+                stored.written.chunks += sheet.rows.len() as u64;
+                stored.written.bytes += sheet.size;
+                stored.sheets.push(sheet);
+            }
+            Err(failure) => {
+                let mut stored = lock(stored);
+                stored.failed = true;
+                stored.failure = Some(failure);
+            }
+        }
+    }
+}
+
+fn store_pack(repository: &Repository, dataset: &Dataset, pack: OpenPack) -> Result<Sheet> {
+    let location = repository.location();
+    location.data.put(&pack_key(dataset.name(), &pack.id), &pack.bytes)?;
+    let sheet = Sheet { pack: pack.id, size: pack.bytes.len() as u64, rows: pack.rows, pending: Vec::new() };
+    sheet.put(repository.sealer(), &*location.keys, dataset.name())?;
+    Ok(sheet)
+}
