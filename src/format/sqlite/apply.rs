@@ -125,7 +125,7 @@ fn gather(
                 w.kept.insert(found.key.clone());
             }
             Disposition::Delete => {
-                w.deletes.entry(found.key.clone()).or_insert(found.collection);
+                w.deletes.entry(found.key.clone()).or_default().insert(found.collection);
             }
             Disposition::Rewrite(fields) => {
                 for (field, values) in fields {
@@ -133,7 +133,8 @@ fn gather(
                     let column = table
                         .column(field)
                         .ok_or_else(|| Error::Refused(format!("{}: table {} has no column {field}", editor.path(), table.name)))?;
-                    let update = w.updates.entry(found.key.clone()).or_insert_with(|| (found.collection, BTreeMap::new()));
+                    let update = w.updates.entry(found.key.clone()).or_default();
+                    update.0.insert(found.collection);
                     update.1.entry(column.name.clone()).or_insert_with(|| value.clone());
                 }
             }

@@ -14,6 +14,7 @@ use crate::format::{MarkRow, Marks};
 use crate::{Error, Result};
 use rusqlite::Connection;
 use std::cell::RefCell;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
@@ -527,7 +528,7 @@ impl Owners {
 
     /// `None` for a leaf.
     fn inner(&mut self, image: &dyn Image, header: &Header, no: u32) -> Result<Option<&(Vec<i64>, Vec<u32>)>> {
-        if !self.inner.contains_key(&no) {
+        if let Entry::Vacant(slot) = self.inner.entry(no) {
             if no < 1 || no > header.pages {
                 return Err(Bad { page: no, what: "does not exist, but something refers to it" }.at(&image.path()));
             }
@@ -538,7 +539,7 @@ impl Owners {
                 return Ok(None);
             }
             let keys = tree.cells.iter().map(|c| c.rowid).collect();
-            self.inner.insert(no, (keys, std::mem::take(&mut tree.children)));
+            slot.insert((keys, std::mem::take(&mut tree.children)));
         }
         Ok(self.inner.get(&no))
     }

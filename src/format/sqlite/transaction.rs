@@ -17,13 +17,13 @@ use rusqlite::params_from_iter;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// New values by column, and the collection that asked first.
-type Update = (usize, BTreeMap<String, NewValue>);
+/// New values by column, and the collections that asked for them (the same row may be found through several).
+type Update = (BTreeSet<usize>, BTreeMap<String, NewValue>);
 
 /// What was decided about the rows of one table.
 #[derive(Default)]
 pub(super) struct Work {
-    pub deletes: BTreeMap<RecordKey, usize>,
+    pub deletes: BTreeMap<RecordKey, BTreeSet<usize>>,
     pub updates: BTreeMap<RecordKey, Update>,
     pub kept: BTreeSet<RecordKey>,
 }
@@ -200,15 +200,15 @@ impl<'a> Transaction<'a> {
             let dependents = self.dependents(db, table, w)?;
             let mut followers = self.followers(db, table)?;
             let doing = format!("rewriting rows of table {}", table.name);
-            let run = |followers: &mut Vec<Follower>| -> rusqlite::Result<BTreeMap<usize, u64>> {
+            let run = |followers: &mut Vec<Follower>| -> rusqlite::Result<(BTreeMap<usize, u64>, usize)> {
                 let c = db.connection();
                 for key in w.updates.keys() {
                     for f in followers.iter_mut() {
                         f.take_out(c, &shape, key, true)?;
                     }
                 }
-                let mut counts = BTreeMap::new();
-                for (key, (collection, values)) in &w.updates {
+                let (mut counts, mut changed) = (BTreeMap::new(), 0);
+                for (key, (collections, values)) in &w.updates {
                     let Some(parts) = shape.parts(key) else { continue };
                     let sets: Vec<String> =
                         values.keys().enumerate().map(|(i, column)| format!("{} = ?{}", quote(column), i + 1)).collect();
@@ -218,15 +218,18 @@ impl<'a> Transaction<'a> {
                         NewValue::Text(t) => KeyPart::Text(t.clone().into_bytes()),
                     });
                     let n = c.prepare_cached(&sql)?.execute(params_from_iter(bound.chain(parts)))?;
-                    *counts.entry(*collection).or_default() += n as u64;
+                    changed += n;
+                    for collection in collections {
+                        *counts.entry(*collection).or_default() += n as u64;
+                    }
                 }
                 for f in followers.iter_mut() {
                     f.put_back(c, &shape)?;
                 }
-                Ok(counts)
+                Ok((counts, changed))
             };
-            let counts = run(&mut followers).map_err(|e| self.explain(db, &doing, e))?;
-            if counts.values().sum::<u64>() != w.updates.len() as u64 {
+            let (counts, changed) = run(&mut followers).map_err(|e| self.explain(db, &doing, e))?;
+            if changed != w.updates.len() {
                 return self.refuse(format!("rows of table {} that were decided about are not there", table.name));
             }
             self.let_follow(db, table, &dependents, expected)?;
@@ -307,7 +310,10 @@ impl<'a> Transaction<'a> {
                 .schema
                 .children(&child.name)
                 .any(|(_, k)| k.columns.iter().any(|(_, to)| key.columns.iter().any(|(f, _)| f.eq_ignore_ascii_case(to))));
-            if key.on_update == FkAction::Forbid || deeper {
+            // A row named by its key cannot be found again once that key is another.
+            let renamed =
+                table.kind == TableKind::WithoutRowid && key.columns.iter().any(|(_, to)| table.column(to).is_some_and(|c| c.key > 0));
+            if key.on_update == FkAction::Forbid || deeper || renamed {
                 return self.refuse(format!(
                     "{} rows of table {} refer to a key of table {} that would be rewritten",
                     all.len(),
@@ -379,7 +385,7 @@ impl<'a> Transaction<'a> {
             self.unlink(db, name, rows, expected)?;
         }
         let cascaded = consequences.cascaded.iter().map(|(name, keys)| (name, keys.iter().map(|k| (k, None)).collect::<Vec<_>>()));
-        let decided = names.iter().filter_map(|n| Some((n, work.get(n)?.deletes.iter().map(|(k, c)| (k, Some(*c))).collect::<Vec<_>>())));
+        let decided = names.iter().filter_map(|n| Some((n, work.get(n)?.deletes.iter().map(|(k, c)| (k, Some(c))).collect::<Vec<_>>())));
         for (name, keys) in cascaded.chain(decided).filter(|(_, keys)| !keys.is_empty()) {
             let (table, shape) = self.shape(name)?;
             let mut followers = self.followers(db, table)?;
@@ -403,9 +409,9 @@ impl<'a> Transaction<'a> {
                 return self.refuse(format!("rows of table {} that were decided about are not there", table.name));
             }
             self.expect(expected, table, keys.iter().map(|(k, _)| *k), true);
-            for (_, collection) in &keys {
-                match collection {
-                    Some(c) => *self.applied.deleted.entry(*c).or_default() += 1,
+            for (_, collections) in &keys {
+                match collections {
+                    Some(all) => all.iter().for_each(|c| *self.applied.deleted.entry(*c).or_default() += 1),
                     None => self.note(format!("rows of table {name} went with the rows that they belong to (ON DELETE CASCADE)"), 1),
                 }
             }

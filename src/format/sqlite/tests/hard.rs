@@ -706,3 +706,26 @@ fn the_page_under_the_locks_belongs_to_nothing_and_is_no_orphan() {
     assert!(plan.scrub_run(lock * RUN as u64, &mut run, &mut Default::default()).is_empty());
     assert!(run.iter().all(|b| *b == 0));
 }
+
+#[test]
+fn a_row_found_through_two_collections_counts_for_both() {
+    let dir = temp();
+    let image = build(dir.path(), PEOPLE);
+    let mut other = collection("p", &["name"], vec![probe(&["name"])]);
+    other.name = "by_name".into();
+    let m = map(vec![collection("p", &["email"], vec![probe(&["email"])]), other]);
+    let archived = Archived::of(&image, &m);
+    let key = key();
+    for delete in [true, false] {
+        let mut editor = SqliteEditor::open(archived.clone(), &key, Limits::default()).unwrap();
+        let mut found = editor.find(&m, 0, &m.collections[0].probes[0], &wanted(&key, &["jane@x.org"])).unwrap();
+        found.extend(editor.find(&m, 1, &m.collections[1].probes[0], &wanted(&key, &["Jane Doe", "Joe Public"])).unwrap());
+        assert_eq!(found.len(), 3);
+        let decided = if delete { delete_all(found) } else { rewrite(found, &[("name", None), ("email", Some("gone"))]) };
+        let applied = editor.apply(&m, &[0, 1], &decided).unwrap();
+        let counts = if delete { applied.deleted } else { applied.rewritten };
+        assert_eq!((counts[&0], counts[&1]), (1, 2));
+        let sql = if delete { "DELETE FROM p WHERE id < 3" } else { "UPDATE p SET name = NULL, email = 'gone' WHERE id < 3" };
+        same_as(&image, &archived.after(finish(editor)), sql);
+    }
+}
