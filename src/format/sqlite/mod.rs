@@ -31,6 +31,7 @@ pub mod schema;
 pub mod scrub;
 pub mod snapshot;
 mod spool;
+mod transaction;
 pub mod vfs;
 
 use crate::Result;
