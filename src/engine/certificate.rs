@@ -94,8 +94,8 @@ fn ground(request: &Request) -> Value {
 }
 
 fn result_word(request: &str, done: bool, gone: Verdict, archives: &[ArchiveOutcome]) -> &'static str {
-    let worst =
-        archives.iter().fold(gone, |v, a| v.and(a.verification).and(if a.left.is_empty() { Verdict::Pass } else { Verdict::Unknown }));
+    let is_complete = |a: &ArchiveOutcome| a.complete.iter().any(|c| c == request);
+    let worst = archives.iter().fold(gone, |v, a| if is_complete(a) { v } else { v.and(a.verification).and(Verdict::Unknown) });
     match (done, worst) {
         (true, Verdict::Pass) => "PASS",
         (_, Verdict::Failed) => "FAILED",

@@ -71,7 +71,13 @@ impl Decider<'_> {
             });
         }
         match collection.on_erase {
-            OnErase::Preserve => Ok(keep(collection.basis.clone().or_else(|| collection.retain.as_ref().map(|r| r.basis.clone())).unwrap_or_else(|| preserve_basis(collection)))),
+            OnErase::Preserve => Ok(keep(
+                collection
+                    .basis
+                    .clone()
+                    .or_else(|| collection.retain.as_ref().map(|r| r.basis.clone()))
+                    .unwrap_or_else(|| preserve_basis(collection)),
+            )),
             OnErase::Delete => Ok(Decided {
                 index,
                 disposition: Disposition::Delete,

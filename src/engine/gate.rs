@@ -148,7 +148,10 @@ pub fn outgoing(session: &Session, wanted: &str, bypass: Option<&Bypass>) -> Res
     session.ledger().check()?;
     let known = session.ledger().head().0;
     if listed.head.ledger_epoch > known {
-        return Err(Error::damaged("ledger", format!("the archive knows entry {}, and the ledger ends at {known}: an older ledger was put back", listed.head.ledger_epoch)));
+        return Err(Error::damaged(
+            "ledger",
+            format!("the archive knows entry {}, and the ledger ends at {known}: an older ledger was put back", listed.head.ledger_epoch),
+        ));
     }
     let view = session.view(&listed.head.dataset)?;
     let gated = pass(session, &view, &listed, bypass)?;

@@ -378,7 +378,10 @@ fn find_paths(map: &DataMap, archive: &OpenArchive, wanted: &Wanted<'_>) -> Resu
         for c in &collections {
             let collection = &map.collections[*c];
             let is_folder = entry.kind == EntryKind::Directory;
-            let captures = collection.entry.matches(&entry.path).or_else(|| if is_folder { collection.entry.matches_folder(&entry.path) } else { None });
+            let captures = collection
+                .entry
+                .matches(&entry.path)
+                .or_else(|| if is_folder { collection.entry.matches_folder(&entry.path) } else { None });
             let Some(captures) = captures else { continue };
             let who = wanted.who_wants_path(collection, &captures);
             if !who.is_empty() {

@@ -198,7 +198,13 @@ impl<'k> Wanted<'k> {
                 if *from != found.collection {
                     continue;
                 }
-                let ways = collection.entry.placeholders.iter().enumerate().filter(|(_, k)| *k == kind).map(|(n, _)| placeholder_way(collection, n));
+                let ways = collection
+                    .entry
+                    .placeholders
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, k)| *k == kind)
+                    .map(|(n, _)| placeholder_way(collection, n));
                 for way in ways {
                     for values in combinations(found, std::slice::from_ref(field), &[way]) {
                         let token = self.key.of_normalized(&values);

@@ -242,13 +242,7 @@ impl<'a> Run<'a> {
             .collect()
     }
 
-    fn file(
-        &mut self,
-        item: WalkItem,
-        mut file: SourceFile,
-        collections: Vec<usize>,
-        known: Known,
-    ) -> Result<Option<Entry>> {
+    fn file(&mut self, item: WalkItem, mut file: SourceFile, collections: Vec<usize>, known: Known) -> Result<Option<Entry>> {
         let mut entry = item.entry;
         let mut known = Some(known);
         if is_sqlite(file.file()) {

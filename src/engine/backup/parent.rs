@@ -58,7 +58,9 @@ impl<'a> Parent<'a> {
 
     /// The identity blocks of an entry's pieces, to be taken over for pieces that are the same and mean the same.
     pub fn known(&self, before: Option<&Entry>) -> Result<Known> {
-        let Some((archive, before)) = self.archive.zip(before.filter(|b| self.same_map && b.mapped.is_some())) else { return Ok(Known::default()) };
+        let Some((archive, before)) = self.archive.zip(before.filter(|b| self.same_map && b.mapped.is_some())) else {
+            return Ok(Known::default());
+        };
         Ok(Known {
             refs: archive.refs(before)?.into_iter().map(|r| (r.id, r)).collect(),
             covers: before.mapped.as_ref().map(|m| m.covers.clone()).unwrap_or_default(),
@@ -75,7 +77,10 @@ impl<'a> Parent<'a> {
         if index.damaged().is_empty() {
             return Ok(true);
         }
-        Ok(archive.refs(before)?.iter().all(|r| index.contains(&r.id, Role::Data) && r.marks.is_none_or(|m| index.contains(&m, Role::Marks))))
+        Ok(archive
+            .refs(before)?
+            .iter()
+            .all(|r| index.contains(&r.id, Role::Data) && r.marks.is_none_or(|m| index.contains(&m, Role::Marks))))
     }
 }
 

@@ -114,7 +114,8 @@ impl ByteSearch {
     fn plain(&self, bytes: &[u8]) -> Finds {
         let nested = self.searcher.search_nested(bytes, Limits::default());
         let inner = nested.hits.into_iter().map(|n| n.hit);
-        let hits = self.searcher.search(bytes).into_iter().chain(inner).filter(|h| !h.inside_word).map(|h| (h.value_index, h.variant)).collect();
+        let hits =
+            self.searcher.search(bytes).into_iter().chain(inner).filter(|h| !h.inside_word).map(|h| (h.value_index, h.variant)).collect();
         Finds { hits, incomplete: nested.incomplete }
     }
 

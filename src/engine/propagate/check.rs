@@ -115,7 +115,10 @@ pub fn absence(
         let Some(m) = again.matches.records.get(d.index) else { continue };
         if d.ground.is_none() && needs_change(config, &d.disposition, &m.found) {
             let collection = &config.map.collections[m.found.collection].name;
-            checked.problem(Verdict::Failed, format!("{}: a record of {collection} is still the person's", again.bound[m.entry].entry.display_path()));
+            checked.problem(
+                Verdict::Failed,
+                format!("{}: a record of {collection} is still the person's", again.bound[m.entry].entry.display_path()),
+            );
         }
     }
     if !again.matches.paths.is_empty() {
@@ -145,7 +148,10 @@ pub fn absence(
             let text = format!("{path} has no {}; all its bytes were searched instead", what.join(" and no "));
             match bytes.too_short().is_empty() {
                 true => checked.notes.push(text),
-                false => checked.problem(Verdict::Unknown, format!("{text}, which cannot be done for short values: name the fields that this archive has")),
+                false => checked.problem(
+                    Verdict::Unknown,
+                    format!("{text}, which cannot be done for short values: name the fields that this archive has"),
+                ),
             }
         }
     }
@@ -177,7 +183,9 @@ fn names(archive: &OpenArchive, bytes: &ByteSearch, checked: &mut Checked) -> Re
         }
     }
     if found > 0 {
-        let text = format!("the names, links or attributes of {found} entries carry an identity of the person; name them with a collection (entry: \"…/{{kind}}/**\")");
+        let text = format!(
+            "the names, links or attributes of {found} entries carry an identity of the person; name them with a collection (entry: \"…/{{kind}}/**\")"
+        );
         checked.problem(Verdict::Failed, text);
     }
     Ok(())
@@ -221,7 +229,10 @@ fn kept_values(config: &config::Dataset, searched: &Searched<'_>, values: &[Stri
         let collection = &config.map.collections[m.found.collection];
         let is_key = |name: &String| {
             collection.primary_key.contains(name)
-                || collection.probes.iter().any(|p| matches!(p.feed, crate::datamap::Feed::Reference { .. }) && p.fields.iter().any(|(f, _)| f == name))
+                || collection
+                    .probes
+                    .iter()
+                    .any(|p| matches!(p.feed, crate::datamap::Feed::Reference { .. }) && p.fields.iter().any(|(f, _)| f == name))
         };
         for (name, found) in &m.found.values {
             for text in found.iter().filter_map(|v| v.canonical().map(|t| t.to_lowercase())) {
@@ -244,7 +255,12 @@ struct ToSearch {
     chunks: Option<HashSet<ChunkId>>,
 }
 
-fn to_search(archive: &OpenArchive, before: Option<&OpenArchive>, scope: Scope, missing: &HashMap<&[u8], &Vec<String>>) -> Result<Vec<ToSearch>> {
+fn to_search(
+    archive: &OpenArchive,
+    before: Option<&OpenArchive>,
+    scope: Scope,
+    missing: &HashMap<&[u8], &Vec<String>>,
+) -> Result<Vec<ToSearch>> {
     let mut out = Vec::new();
     let mut old: HashMap<Vec<u8>, Entry> = HashMap::new();
     if let (Scope::Changed, Some(before)) = (scope, before) {

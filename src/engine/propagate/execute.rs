@@ -1,8 +1,8 @@
 //! Carrying a plan out, in the order that keeps everything safe. See the module's head for the order.
 
+use super::bytes::ByteSearch;
 use super::check::{absence, no_collateral};
 use super::people::identities_key;
-use super::bytes::ByteSearch;
 use super::plan::{also_known, is_later, is_processed, search};
 use super::{Options, People, Plan, Report, Scope, request_people};
 use crate::config;
@@ -13,7 +13,9 @@ use crate::engine::reseal::reseal;
 use crate::engine::session::{Session, View, archive_of_key};
 use crate::engine::state::{Request, State};
 use crate::repository::entry::{ChunkId, Role};
-use crate::repository::{ArchiveId, ChunkIndex, ChunkWriter, DropOptions, Head, Heads, Lease, Listed, Live, WriteOptions, drop_chunks_while};
+use crate::repository::{
+    ArchiveId, ChunkIndex, ChunkWriter, DropOptions, Head, Heads, Lease, Listed, Live, WriteOptions, drop_chunks_while,
+};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -111,7 +113,14 @@ fn resumable(requests: &[Request]) -> Option<u64> {
     starts.all(|s| s == Some(first)).then_some(first)
 }
 
-fn run_dataset(session: &Session, config: &config::Dataset, requests: &[&Request], scope: Scope, lease: &Lease, report: &mut Report) -> Result<()> {
+fn run_dataset(
+    session: &Session,
+    config: &config::Dataset,
+    requests: &[&Request],
+    scope: Scope,
+    lease: &Lease,
+    report: &mut Report,
+) -> Result<()> {
     if session.repo.dataset(&config.name)?.is_none() {
         return Ok(());
     }
@@ -253,13 +262,22 @@ struct Attempt {
     also_known: BTreeMap<(usize, String), u64>,
 }
 
-fn attempt(session: &Session, config: &config::Dataset, view: &View, archive: &OpenArchive, people: &People, chosen: &[usize]) -> Result<Attempt> {
+fn attempt(
+    session: &Session,
+    config: &config::Dataset,
+    view: &View,
+    archive: &OpenArchive,
+    people: &People,
+    chosen: &[usize],
+) -> Result<Attempt> {
     let people = people.only(chosen);
     let searched = search(session, config, view, archive, &people)?;
     let counts = tally(&searched.matches, &searched.decided);
     let left = searched.matches.failed.iter().map(|(entry, why)| format!("{entry}: {why}")).collect();
     let mut notes: Vec<String> = Vec::new();
-    notes.extend(searched.matches.fell_back.iter().map(|e| format!("{e}: read as a whole, since its identity blocks do not cover the data map")));
+    notes.extend(
+        searched.matches.fell_back.iter().map(|e| format!("{e}: read as a whole, since its identity blocks do not cover the data map")),
+    );
     notes.extend(searched.decided.iter().filter_map(|d| Some(format!("kept: {}", d.ground.as_ref()?))));
     let also_known = also_known(config, &people, &searched);
     let edit = apply(&config.map, searched.bound, &searched.matches, searched.decided)?;
@@ -495,12 +513,8 @@ fn not_there(config: &config::Dataset, archive: ArchiveId, why: String) -> Archi
 
 /// Archives that the ledger knows and the store does not have: a copy of them may be anywhere, so they are not erased.
 fn missing_archives(config: &config::Dataset, state: &State, heads: &Heads) -> Vec<ArchiveOutcome> {
-    let stored: BTreeSet<ArchiveId> = heads
-        .latest
-        .iter()
-        .map(|l| l.head.archive)
-        .chain(heads.damaged.iter().filter_map(|(key, _)| archive_of_key(key)))
-        .collect();
+    let stored: BTreeSet<ArchiveId> =
+        heads.latest.iter().map(|l| l.head.archive).chain(heads.damaged.iter().filter_map(|(key, _)| archive_of_key(key))).collect();
     state
         .archives
         .iter()

@@ -198,7 +198,8 @@ fn describe(
             plan.fell_back = searched.matches.fell_back.clone();
             plan.cannot.extend(searched.matches.failed.iter().map(|(entry, why)| people.withhold(&format!("{entry}: {why}"))));
             let absent = searched.matches.missing.iter();
-            plan.missing.extend(absent.map(|(path, what)| people.withhold(&format!("{}: has no {}", display_path(path), what.join(", no ")))));
+            plan.missing
+                .extend(absent.map(|(path, what)| people.withhold(&format!("{}: has no {}", display_path(path), what.join(", no ")))));
             let touched: BTreeSet<usize> = searched
                 .decided
                 .iter()

@@ -78,7 +78,20 @@ impl<'k> SqliteEditor<'k> {
         schema: Schema,
     ) -> SqliteEditor<'k> {
         let returned = HashSet::new();
-        SqliteEditor { content, key, limits, overlay, base, free_before, schema, db, returned, fell_back: false, missing: BTreeSet::new(), changed: false }
+        SqliteEditor {
+            content,
+            key,
+            limits,
+            overlay,
+            base,
+            free_before,
+            schema,
+            db,
+            returned,
+            fell_back: false,
+            missing: BTreeSet::new(),
+            changed: false,
+        }
     }
 
     /// The database's schema.
