@@ -15,9 +15,11 @@ use crate::repository::entry::{Entry, EntryKind, Mapped, Time};
 use crate::source::PathGlobs;
 use crate::source::command::{CommandLine, CommandStream, standard_input};
 use crate::source::file::{SourceFile, is_sqlite};
+use crate::source::patient::Patient;
 use crate::source::walk::{Problem, Severity, Walk, WalkItem, WalkOptions, Walked};
 use crate::{Error, Result};
 use std::collections::{HashSet, VecDeque};
+use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -130,14 +132,15 @@ impl<'a> Run<'a> {
             }
             Source::Command { argv, entry } => {
                 let line = CommandLine::Argv(argv.iter().map(Into::into).collect());
-                let mut stream = CommandStream::spawn(&self.config.name, &line, self.session.config.folder())?;
-                let made = self.stream(entry, &mut stream)?;
+                let stream = CommandStream::spawn(&self.config.name, &line, self.session.config.folder())?;
+                let output = stream.output()?;
+                let made = self.stream(entry, output)?;
                 // Only a command that says it succeeded makes an archive.
-                stream.finish()?;
+                stream.finish().map_err(|e| self.stopped_or(e))?;
                 self.emit(made, emit)
             }
             Source::Stdin { entry } => {
-                let made = self.stream(entry, &mut standard_input()?)?;
+                let made = self.stream(entry, standard_input()?)?;
                 self.emit(made, emit)
             }
         }
@@ -405,7 +408,17 @@ impl<'a> Run<'a> {
         Ok(entry)
     }
 
-    fn stream(&mut self, name: &str, from: &mut dyn Read) -> Result<Entry> {
+    fn stream(&mut self, name: &str, from: File) -> Result<Entry> {
+        let mut from = Patient::new(from, self.session.env.stop.clone());
+        self.read_stream(name, &mut from).map_err(|e| self.stopped_or(e))
+    }
+
+    /// What fails because somebody asked to stop (Ctrl-C reaches a command on the same terminal, too) is no failure of the source.
+    fn stopped_or(&self, e: Error) -> Error {
+        self.session.env.stop.check("no archive was made; run the same command again").err().unwrap_or(e)
+    }
+
+    fn read_stream(&mut self, name: &str, from: &mut dyn Read) -> Result<Entry> {
         let mut entry = self.stream_entry(name, None)?;
         self.session.env.monitor.phase(&format!("backing up {}", self.config.name), None);
         let collections = self.collections_of(&entry.path);
