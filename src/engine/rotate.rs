@@ -116,6 +116,7 @@ pub fn rotate(session: &Session, config: &config::Dataset, dry_run: bool) -> Res
     report.gone = drop_dead(session, &config.name, &removed, &mut dropped)?;
     report.dropped = dropped.dropped;
     session.catalog.witness_heads(&config.name, &session.repo.heads(&config.name)?)?;
+    super::request::sweep_identities(session)?;
     if report.gone == Verdict::Failed {
         return Err(Error::Verification(format!("what rotation removed from {} is still in the store's listing", config.name)));
     }

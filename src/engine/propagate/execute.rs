@@ -2,7 +2,7 @@
 
 use super::check::{absence, no_collateral};
 use super::people::identities_key;
-use super::plan::{is_processed, search};
+use super::plan::{is_made_after, is_processed, search};
 use super::{Options, People, Plan, Report, Scope, request_people};
 use crate::config;
 use crate::engine::edit::{ArchiveEdit, Tally, apply, tally};
@@ -27,6 +27,7 @@ struct Work {
 /// Executes a plan. Datasets are worked on one after the other, each under its lease.
 pub fn execute(session: &Session, plan: &Plan, options: &Options) -> Result<Report> {
     let mut report = Report::empty();
+    crate::engine::request::sweep_identities(session)?;
     if plan.requests.is_empty() {
         return Ok(report);
     }
@@ -111,7 +112,9 @@ fn run_dataset(
     let people = request_people(session, requests)?;
     let state = session.state()?;
     let view = session.view(&config.name)?;
-    let heads = session.heads(&config.name)?;
+    let mut heads = session.heads(&config.name)?;
+    // Before this run's start: the requests' own numbers, so that a first run leaves out nothing.
+    heads.latest.retain(|listed| !is_made_after(&state, listed, requests));
     for (key, e) in &heads.damaged {
         report.archives.push(unreadable(config, key, e));
     }
