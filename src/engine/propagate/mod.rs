@@ -13,7 +13,7 @@ mod plan;
 pub use check::{Scope, absence_in, needs_change};
 pub use execute::{drop_dead, execute};
 pub use people::{IDENTITIES_PURPOSE, People, REQUESTS, identities_key, request_people, token_mentions};
-pub use plan::{ArchivePlan, DatasetPlan, Plan, is_processed as plan_is_processed, plan};
+pub use plan::{ArchivePlan, DatasetPlan, Plan, is_made_after, is_processed as plan_is_processed, plan};
 
 use super::event::{ArchiveOutcome, Verdict};
 use std::collections::BTreeMap;
