@@ -75,9 +75,6 @@ pub fn plan(session: &Session, config: &config::Dataset) -> Result<Vec<Fated>> {
 /// Rotates a dataset. Running it again after an interruption completes it.
 pub fn rotate(session: &Session, config: &config::Dataset, dry_run: bool) -> Result<Report> {
     let mut report = Report { dataset: config.name.clone(), archives: plan(session, config)?, dropped: (0, 0), gone: Verdict::Pass };
-    if !dry_run {
-        super::propagate::sweep_identities(session)?;
-    }
     if dry_run || session.repo.dataset(&config.name)?.is_none() {
         return Ok(report);
     }
@@ -119,6 +116,7 @@ pub fn rotate(session: &Session, config: &config::Dataset, dry_run: bool) -> Res
     report.gone = drop_dead(session, &config.name, &lease, &removed, &mut dropped)?;
     report.dropped = dropped.dropped;
     session.catalog.witness_heads(&config.name, &session.repo.heads(&config.name)?)?;
+    super::request::sweep_identities(session)?;
     if report.gone == Verdict::Failed {
         return Err(Error::Verification(format!("what rotation removed from {} is still in the store's listing", config.name)));
     }

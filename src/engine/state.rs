@@ -79,6 +79,8 @@ pub struct ArchiveFacts {
     pub highest: Option<(u32, String)>,
     /// Removed by retention.
     pub rotated: bool,
+    /// Number of the entry that says that it was made.
+    pub sealed: Option<u64>,
 }
 
 /// Everything the ledger says.
@@ -154,7 +156,10 @@ impl State {
 
     fn apply(&mut self, seq: u64, at: Timestamp, actor: &str, event: Event) {
         match event {
-            Event::ArchiveSealed { dataset, archive, digest, .. } => self.archive(dataset, archive).highest = Some((1, digest)),
+            Event::ArchiveSealed { dataset, archive, digest, .. } => {
+                let facts = self.archive(dataset, archive);
+                (facts.highest, facts.sealed) = (Some((1, digest)), Some(seq));
+            }
             Event::ArchiveResealed { dataset, archive, generation, digest, previous, complete, counts } => {
                 // What was done to the generation before is in this one too.
                 let carried: Vec<String> =

@@ -2,8 +2,7 @@
 
 use super::bytes::ByteSearch;
 use super::check::{absence, no_collateral};
-use super::people::identities_key;
-use super::plan::{also_known, is_later, is_processed, search};
+use super::plan::{also_known, is_made_after, is_processed, search};
 use super::{Options, People, Plan, Report, Scope, request_people};
 use crate::config;
 use crate::engine::archive::OpenArchive;
@@ -32,7 +31,7 @@ struct Work {
 /// Executes a plan's requests. Datasets are worked on one after the other, each under its lease.
 pub fn execute(session: &Session, plan: &Plan, options: &Options) -> Result<Report> {
     let mut report = Report::empty();
-    sweep_identities(session)?;
+    crate::engine::request::sweep_identities(session)?;
     if plan.requests.is_empty() {
         return Ok(report);
     }
@@ -85,25 +84,10 @@ pub fn execute(session: &Session, plan: &Plan, options: &Options) -> Result<Repo
         scope: options.scope.to_string(),
         policies,
     })?;
-    sweep_identities(session)?;
+    crate::engine::request::sweep_identities(session)?;
     let now = session.traffic();
     (report.bytes_read, report.bytes_written) = (now.0 - traffic.0, now.1 - traffic.1);
     Ok(report)
-}
-
-/// Destroys the sealed identities of requests that are over: also those that an interrupted run left behind.
-pub fn sweep_identities(session: &Session) -> Result<()> {
-    session.ledger().catch_up()?;
-    let state = session.state()?;
-    for key in session.repo.list_sealed("requests/")? {
-        let id = key.trim_start_matches("requests/");
-        let over = state.requests.iter().any(|r| r.id == id && r.stage(session.now()).is_final());
-        if over {
-            crate::crash::step("requests: destroy identities");
-            session.repo.delete_sealed(&identities_key(id))?;
-        }
-    }
-    Ok(())
 }
 
 /// A run that began for exactly these requests and did not finish is continued under its own number.
@@ -143,7 +127,7 @@ fn run_dataset(
         let outcome = outcome_of(config, &listed, &mode);
         let mut work = Work { outcome, old: listed, requests: Vec::new(), edit: ArchiveEdit::default(), new: None };
         for (i, r) in requests.iter().enumerate() {
-            if is_later(&work.old, r) || is_processed(&state, &work.old, &[*r]) {
+            if is_made_after(&state, &work.old, &[*r]) || is_processed(&state, &work.old, &[*r]) {
                 work.outcome.complete.push(r.id.clone());
             } else {
                 work.requests.push(i);

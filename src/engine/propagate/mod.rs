@@ -13,9 +13,9 @@ mod plan;
 
 pub use bytes::ByteSearch;
 pub use check::{Scope, needs_change};
-pub use execute::{drop_dead, execute, sweep_identities};
-pub use people::{IDENTITIES_PURPOSE, People, identities_key, request_people, token_mentions};
-pub use plan::{ArchivePlan, DatasetPlan, Plan, choose_requests, is_later, is_processed as plan_is_processed, plan};
+pub use execute::{drop_dead, execute};
+pub use people::{IDENTITIES_PURPOSE, People, REQUESTS, identities_key, request_people, token_mentions};
+pub use plan::{ArchivePlan, DatasetPlan, Plan, choose_requests, is_made_after, is_processed as plan_is_processed, plan};
 
 use super::event::{ArchiveOutcome, Verdict};
 use std::collections::BTreeMap;

@@ -14,9 +14,12 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
+/// Where sealed identities are.
+pub const REQUESTS: &str = "requests/";
+
 /// Where a request's sealed identities are.
 pub fn identities_key(request: &str) -> String {
-    format!("requests/{request}")
+    format!("{REQUESTS}{request}")
 }
 
 /// The purpose bound into their seal.

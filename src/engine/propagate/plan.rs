@@ -157,6 +157,9 @@ fn plan_dataset(
     let people = request_people(session, mine)?;
     session.env.monitor.phase(&format!("searching {}", config.name), Some(heads.latest.len() as u64));
     for listed in heads.latest {
+        if is_made_after(state, &listed, mine) {
+            continue;
+        }
         let already = is_processed(state, &listed, mine);
         let mut plan = ArchivePlan {
             listed,
@@ -219,16 +222,24 @@ fn describe(
     Ok(())
 }
 
-/// Whether an archive was made after the moment of a request's erasure: the live source's matter, never edited by an old request.
-pub fn is_later(listed: &Listed, request: &Request) -> bool {
-    request.effective_at.is_some_and(|e| listed.head.created_at >= e)
-}
-
 /// Whether every one of these requests was already applied to exactly this generation.
 pub fn is_processed(state: &State, listed: &Listed, requests: &[&Request]) -> bool {
     requests.iter().all(|r| {
         r.started.first().is_some_and(|s| listed.head.ledger_epoch >= *s)
             || state.was_processed(&r.id, &listed.head.archive, &listed.digest)
+    })
+}
+
+/// Whether an archive was made when all of these requests had begun to be carried out: what it holds of their people was in the source
+/// again, or still. That is reported (`still live`), and never erased by an old request.
+pub fn is_made_after(state: &State, listed: &Listed, requests: &[&Request]) -> bool {
+    let sealed = state.facts(&listed.head.dataset, &listed.head.archive).sealed;
+    requests.iter().all(|r| {
+        r.started.first().is_some_and(|started| match sealed {
+            Some(sealed) => sealed > *started,
+            // A backup that ended just before it could record the archive: a first generation names the ledger that it was made under.
+            None => listed.head.generation == 1 && listed.head.ledger_epoch >= *started,
+        })
     })
 }
 
