@@ -111,7 +111,8 @@ fn a_person_leaves_every_archive_and_nothing_else_does() {
         assert_eq!(p.collections.get("avatars"), Some(&2), "{p:?}");
         assert!(p.failed.is_empty() && p.fell_back.is_empty(), "{p:?}");
     }
-    let opening = request::Opening { identities: identities.into(), datasets: vec![], kind: Kind::SubjectRequest, received: None, reason: None };
+    let opening =
+        request::Opening { identities: identities.into(), datasets: vec![], kind: Kind::SubjectRequest, received: None, reason: None };
     let ids = request::open(&session, &opening).unwrap();
     let options = Options::default();
     let early = plan(&session, &options).unwrap();
@@ -176,7 +177,9 @@ fn compare_databases(restored: &std::path::Path, source: &[u8], scratch: &std::p
     }
     std::fs::write(scratch, source).unwrap();
     let naive = rusqlite::Connection::open(scratch).unwrap();
-    naive.execute_batch("PRAGMA foreign_keys=OFF; DELETE FROM orders WHERE customer_id=50; UPDATE customer SET name=NULL WHERE id=50").unwrap();
+    naive
+        .execute_batch("PRAGMA foreign_keys=OFF; DELETE FROM orders WHERE customer_id=50; UPDATE customer SET name=NULL WHERE id=50")
+        .unwrap();
     let rows = |path: &std::path::Path, sql: &str| -> Vec<Vec<rusqlite::types::Value>> {
         let db = rusqlite::Connection::open(path).unwrap();
         let mut q = db.prepare(sql).unwrap();
@@ -184,7 +187,11 @@ fn compare_databases(restored: &std::path::Path, source: &[u8], scratch: &std::p
         q.query_map([], |r| (0..n).map(|i| r.get(i)).collect()).unwrap().collect::<Result<_, _>>().unwrap()
     };
     drop(naive);
-    for sql in ["SELECT * FROM orders ORDER BY id", "SELECT id, name, city FROM customer ORDER BY id", "SELECT id, email FROM customer WHERE id <> 50 ORDER BY id"] {
+    for sql in [
+        "SELECT * FROM orders ORDER BY id",
+        "SELECT id, name, city FROM customer ORDER BY id",
+        "SELECT id, email FROM customer WHERE id <> 50 ORDER BY id",
+    ] {
         assert_eq!(rows(restored, sql), rows(scratch, sql), "{sql}");
     }
     let ok = rows(restored, "PRAGMA integrity_check");

@@ -47,7 +47,10 @@ impl Catalog {
         db.busy_timeout(std::time::Duration::from_secs(10)).map_err(Error::sqlite("open the catalog"))?;
         let version: i64 = db.pragma_query_value(None, "user_version", |r| r.get(0)).map_err(Error::sqlite("read the catalog"))?;
         if version > VERSION {
-            return Err(Error::Usage(format!("{} was made by a newer reseal (schema {version}); this one knows {VERSION}", path.display())));
+            return Err(Error::Usage(format!(
+                "{} was made by a newer reseal (schema {version}); this one knows {VERSION}",
+                path.display()
+            )));
         }
         if version == 0 {
             crate::crash::step("catalog: create schema");
@@ -75,7 +78,9 @@ impl Catalog {
 
     /// Forgets everything (before a rebuild).
     pub fn clear(&self) -> Result<()> {
-        self.db().execute_batch("BEGIN IMMEDIATE; DELETE FROM witness; DELETE FROM head; COMMIT").map_err(Error::sqlite("clear the catalog"))
+        self.db()
+            .execute_batch("BEGIN IMMEDIATE; DELETE FROM witness; DELETE FROM head; COMMIT")
+            .map_err(Error::sqlite("clear the catalog"))
     }
 
     /// Compares the ledger with what was seen before and remembers it. Fails with `Damaged` when it is shorter, or another one.
@@ -129,7 +134,9 @@ impl Catalog {
     /// Archives that were seen before: (archive id, generation, digest).
     pub fn seen_heads(&self, dataset: &str) -> Result<Vec<(String, u32, String)>> {
         let db = self.db();
-        let mut q = db.prepare("SELECT archive, generation, digest FROM head WHERE dataset = ?1 ORDER BY archive").map_err(Error::sqlite("read the catalog"))?;
+        let mut q = db
+            .prepare("SELECT archive, generation, digest FROM head WHERE dataset = ?1 ORDER BY archive")
+            .map_err(Error::sqlite("read the catalog"))?;
         q.query_map([dataset], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
             .and_then(Iterator::collect)
             .map_err(Error::sqlite("read the catalog"))

@@ -122,11 +122,6 @@ impl<'k> TokenSet<'k> {
         }
         new
     }
-
-    /// Number of tokens.
-    pub fn len(&self) -> usize {
-        self.full.len()
-    }
 }
 
 impl Tokens for TokenSet<'_> {

@@ -88,7 +88,8 @@ fn ground(request: &Request) -> Value {
 }
 
 fn result_word(done: bool, gone: Verdict, archives: &[ArchiveOutcome]) -> &'static str {
-    let worst = archives.iter().fold(gone, |v, a| v.and(a.verification).and(if a.left.is_empty() { Verdict::Pass } else { Verdict::Unknown }));
+    let worst =
+        archives.iter().fold(gone, |v, a| v.and(a.verification).and(if a.left.is_empty() { Verdict::Pass } else { Verdict::Unknown }));
     match (done, worst) {
         (true, Verdict::Pass) => "PASS",
         (_, Verdict::Failed) => "FAILED",

@@ -191,7 +191,12 @@ impl Decider<'_> {
     /// Whether the record also refers to somebody else through the same kind of reference.
     fn is_shared(&self, collection: &Collection, m: &Match, wanted: &Wanted<'_>) -> bool {
         // A record that is somebody's own (others refer to it, or its key is an identity) is not shared because it has two addresses.
-        let own = self.map.collections.iter().flat_map(|c| &c.probes).any(|p| matches!(&p.feed, Feed::Reference { collection, .. } if *collection == m.found.collection))
+        let own = self
+            .map
+            .collections
+            .iter()
+            .flat_map(|c| &c.probes)
+            .any(|p| matches!(&p.feed, Feed::Reference { collection, .. } if *collection == m.found.collection))
             || collection.primary_key.iter().any(|k| collection.fields.get(k).is_some_and(|f| f.identity.is_some()));
         let mut targets: BTreeMap<String, (bool, bool)> = BTreeMap::new();
         for (p, probe) in collection.probes.iter().enumerate() {

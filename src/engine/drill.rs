@@ -3,7 +3,8 @@
 
 use super::archive::PieceReader;
 use super::event::{Event, Verdict};
-use super::gate::outgoing;
+use super::gate::{Replayed, outgoing, search_by_tokens};
+use super::propagate::needs_change;
 use super::restore::{Options, Selection, selected, write};
 use super::session::Session;
 use crate::config::{self, DrillCheck};
@@ -159,7 +160,13 @@ fn summary(compared: u64, wrong: &[String]) -> String {
 }
 
 /// Reads every restored file back and compares its chunks' digests with the archive's.
-fn compare(session: &Session, out: &super::gate::Outgoing, target: &Path, databases: &mut Vec<(String, PathBuf)>, each: &mut dyn FnMut(&Entry, &Path)) -> Result<(u64, Vec<String>)> {
+fn compare(
+    session: &Session,
+    out: &super::gate::Outgoing,
+    target: &Path,
+    databases: &mut Vec<(String, PathBuf)>,
+    each: &mut dyn FnMut(&Entry, &Path),
+) -> Result<(u64, Vec<String>)> {
     use std::os::unix::ffi::OsStrExt;
     let mut wrong = Vec::new();
     let mut count = 0;
@@ -228,7 +235,11 @@ fn check_database(path: &Path) -> Vec<(&'static str, Verdict, String)> {
     out.push(match answer {
         Ok(ok) if ok == "ok" => ("integrity_check", Verdict::Pass, ok),
         // An index on a collation or function that only the application has cannot be checked here.
-        Err(e) if e.to_string().contains("no such collation") || e.to_string().contains("no such function") || e.to_string().contains("no such module") => {
+        Err(e)
+            if e.to_string().contains("no such collation")
+                || e.to_string().contains("no such function")
+                || e.to_string().contains("no such module") =>
+        {
             ("integrity_check", Verdict::Unknown, e.to_string())
         }
         Ok(bad) => ("integrity_check", Verdict::Failed, bad),
@@ -266,7 +277,11 @@ fn configured_check(check: &DrillCheck, files: &[(String, PathBuf)]) -> (Verdict
         Ok(v) => {
             let low = check.min.is_some_and(|m| v < m as f64);
             let high = check.max.is_some_and(|m| v > m as f64);
-            let bounds = [check.min.map(|m| format!("at least {m}")), check.max.map(|m| format!("at most {m}"))].into_iter().flatten().collect::<Vec<_>>().join(", ");
+            let bounds = [check.min.map(|m| format!("at least {m}")), check.max.map(|m| format!("at most {m}"))]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+                .join(", ");
             (if low || high { Verdict::Failed } else { Verdict::Pass }, format!("{v} ({bounds})"))
         }
     }
@@ -288,13 +303,20 @@ fn nobody_erased(session: &Session, config: &config::Dataset, out: &super::gate:
         // The search looks at what is stored; what the gate changed was verified record by record when it was edited.
         return Ok((Verdict::Pass, format!("{} erasure(s) were applied by the restore gate", out.gated.replayed.len())));
     }
-    let counts = super::subject::count_by_tokens(session, config, &out.view, &out.listed.head, &people)?;
-    let retained = state.requests.iter().filter_map(|r| r.finished.as_ref()).flat_map(|f| &f.archives).filter(|a| a.archive == out.listed.head.archive);
-    let kept: u64 = retained.flat_map(|a| a.requests.values()).flat_map(|c| c.values()).map(|c| c.retained + c.anonymised).sum();
-    let found: u64 = counts.iter().flat_map(|c| c.values()).sum();
-    Ok(match found {
-        0 => (Verdict::Pass, format!("{} erased person(s) searched for, none found", people.len())),
-        n if n <= kept => (Verdict::Pass, format!("{} erased person(s) searched for; {n} record(s) remain, anonymised or kept on a ground", people.len())),
-        n => (Verdict::Failed, format!("{n} record(s) of erased persons, {kept} of them accounted for")),
+    let Replayed { matches, decided, .. } = search_by_tokens(session, config, &out.view, &out.listed, &people)?;
+    if let Some((entry, why)) = matches.failed.first() {
+        return Ok((Verdict::Unknown, format!("{entry} could not be searched: {why}")));
+    }
+    let left = decided
+        .iter()
+        .filter(|d| d.ground.is_none() && matches.records.get(d.index).is_some_and(|m| needs_change(config, &d.disposition, &m.found)))
+        .count();
+    let kept = decided.iter().filter(|d| d.ground.is_some()).count();
+    Ok(match left + matches.paths.len() {
+        0 => (
+            Verdict::Pass,
+            format!("{} erased person(s) searched for: nothing left of them ({kept} record(s) kept on a ground)", people.len()),
+        ),
+        n => (Verdict::Failed, format!("{n} record(s) of erased persons are still there")),
     })
 }

@@ -79,7 +79,10 @@ pub fn apply(map: &DataMap, bound: Vec<Bound<'_>>, matches: &Matches, decided: V
         let applied = editor.apply(map, &order, &work)?;
         let deletes = work.iter().filter(|(_, d)| *d == Disposition::Delete).count() as u64;
         if applied.deleted.values().sum::<u64>() < deletes {
-            return Err(Error::Verification(format!("{}: fewer records were deleted than were decided; nothing was changed", b.entry.display_path())));
+            return Err(Error::Verification(format!(
+                "{}: fewer records were deleted than were decided; nothing was changed",
+                b.entry.display_path()
+            )));
         }
         edit.notes.extend(applied.notes.iter().map(|n| format!("{}: {n}", b.entry.display_path())));
         let pieces = editor.finish()?;
@@ -124,7 +127,11 @@ pub fn edited_pieces<'a>(refs: &[ChunkRef], edit: &'a EntryEdit) -> Result<Vec<E
 /// entry that carried a hard-linked file's bytes went) and, for edited ones, the edit.
 ///
 /// When the first name of a hard-linked file goes but others stay, the first of those becomes the file.
-pub fn edited_entries(archive: &OpenArchive, edit: &ArchiveEdit, mut visit: impl FnMut(Entry, Option<&EntryEdit>) -> Result<()>) -> Result<()> {
+pub fn edited_entries(
+    archive: &OpenArchive,
+    edit: &ArchiveEdit,
+    mut visit: impl FnMut(Entry, Option<&EntryEdit>) -> Result<()>,
+) -> Result<()> {
     let mut orphans: HashMap<Vec<u8>, Entry> = HashMap::new();
     let mut moved: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
     for entry in archive.entries() {

@@ -3,14 +3,15 @@
 //! from a copy. It works from tokens, since the identities themselves are destroyed by then.
 
 use super::archive::OpenArchive;
-use super::decide::Decider;
+use super::decide::{Decided, Decider};
 use super::edit::{ArchiveEdit, apply};
 use super::event::{Event, IdentityTokens};
-use super::matching::{Limits, bind, find_all};
+use super::matching::{Bound, Limits, Matches, bind, find_all};
 use super::propagate::plan_is_processed;
 use super::session::{Session, View};
 use super::state::Request;
 use super::wanted::{Person, Wanted};
+use crate::config;
 use crate::datamap::strategy::Strategies;
 use crate::env::random_bytes;
 use crate::repository::Listed;
@@ -45,6 +46,48 @@ pub fn outstanding<'a>(session: &Session, requests: &'a [Request], dataset: &str
         .collect())
 }
 
+/// What people of whom only tokens are left have in an archive, and what an erasure would do to it.
+pub struct Replayed<'k> {
+    /// Mapped entries with their editors.
+    pub bound: Vec<Bound<'k>>,
+    /// What was found.
+    pub matches: Matches,
+    /// What would become of it.
+    pub decided: Vec<Decided>,
+}
+
+/// Searches an archive by tokens and decides about what is found.
+pub fn search_by_tokens<'k>(
+    session: &Session,
+    config: &config::Dataset,
+    view: &'k View,
+    listed: &Listed,
+    tokens: &[&[IdentityTokens]],
+) -> Result<Replayed<'k>> {
+    let people: Vec<Person<'_>> = tokens.iter().map(|t| Person::Tokens(t)).collect();
+    let archive = view.open(&listed.head);
+    let limits = Limits { overlay: session.config.memory as usize / 2 };
+    let mut bound = bind(&config.map, view, &archive, limits, &session.env)?;
+    let key = view.dataset.token_key();
+    let mut wanted = Wanted::new(&config.map, key, &people)?;
+    let mentions = super::propagate::token_mentions(&config.map, &view.dataset, tokens);
+    let matches = find_all(&config.map, &archive, &mut bound, &mut wanted, &mentions, &session.env)?;
+    let strategies: Vec<Strategies> = tokens
+        .iter()
+        .map(|_| Ok(Strategies::new(Zeroizing::new(random_bytes(session.env.random.as_ref())?), view.dataset.pseudonym_key())))
+        .collect::<Result<_>>()?;
+    let decider = Decider {
+        map: &config.map,
+        key,
+        strategies: &strategies,
+        mentions: &mentions,
+        now: session.now(),
+        accept_pseudonymised: config.erasure.accept_pseudonymised,
+    };
+    let decided = decider.decide(&matches, &wanted)?;
+    Ok(Replayed { bound, matches, decided })
+}
+
 /// Applies what is outstanding, in memory. Fails when that cannot be done: then nothing is handed out.
 pub fn pass(session: &Session, view: &View, listed: &Listed, bypass: Option<&Bypass>) -> Result<Gated> {
     let dataset = listed.head.dataset.as_str();
@@ -63,37 +106,25 @@ pub fn pass(session: &Session, view: &View, listed: &Listed, bypass: Option<&Byp
             reason: bypass.reason.clone(),
             approver: bypass.approver.clone(),
         })?;
-        session.env.monitor.warn(&format!("{} erasure(s) were NOT applied to what is handed out; this is in the audit log", requests.len()));
+        session
+            .env
+            .monitor
+            .warn(&format!("{} erasure(s) were NOT applied to what is handed out; this is in the audit log", requests.len()));
         return Ok(Gated::default());
     }
     let config = session.config.datasets.get(dataset).ok_or_else(|| {
-        Error::Refused(format!("{} erasure(s) must be applied to this archive first, and the configuration has no data map for dataset {dataset:?}", requests.len()))
+        Error::Refused(format!(
+            "{} erasure(s) must be applied to this archive first, and the configuration has no data map for dataset {dataset:?}",
+            requests.len()
+        ))
     })?;
     let tokens: Vec<&[IdentityTokens]> = requests.iter().filter_map(|r| r.datasets.get(dataset).map(Vec::as_slice)).collect();
-    let people: Vec<Person<'_>> = tokens.iter().map(|t| Person::Tokens(t)).collect();
-    let archive = view.open(&listed.head);
-    let limits = Limits { overlay: session.config.memory as usize / 2 };
-    let mut bound = bind(&config.map, view, &archive, limits, &session.env)?;
-    let key = view.dataset.token_key();
-    let mut wanted = Wanted::new(&config.map, key, &people)?;
-    let mentions = super::propagate::token_mentions(&config.map, &view.dataset, &tokens);
-    let matches = find_all(&config.map, &archive, &mut bound, &mut wanted, &mentions, &session.env)?;
+    let Replayed { bound, matches, decided } = search_by_tokens(session, config, view, listed, &tokens)?;
     if let Some((entry, why)) = matches.failed.first() {
         return Err(Error::Refused(format!(
             "erasures are outstanding for this archive and {entry} cannot be searched ({why}); nothing is handed out"
         )));
     }
-    let strategies: Vec<Strategies> =
-        requests.iter().map(|_| Ok(Strategies::new(Zeroizing::new(random_bytes(session.env.random.as_ref())?), view.dataset.pseudonym_key()))).collect::<Result<_>>()?;
-    let decider = Decider {
-        map: &config.map,
-        key,
-        strategies: &strategies,
-        mentions: &mentions,
-        now: session.now(),
-        accept_pseudonymised: config.erasure.accept_pseudonymised,
-    };
-    let decided = decider.decide(&matches, &wanted)?;
     let edit = apply(&config.map, bound, &matches, decided)?;
     Ok(Gated { edit, replayed: requests.iter().map(|r| r.id.clone()).collect() })
 }

@@ -44,16 +44,18 @@ impl Drop for SealedIdentities {
 /// a composite identity is a mapping from its fields to their values. Errors name kinds and positions, never values.
 pub fn parse_identities(text: &str, map_kinds: &BTreeMap<String, Vec<String>>) -> Result<Vec<Subject>> {
     let value: serde_json::Value = if text.trim_start().starts_with(['{', '[']) {
-        serde_json::from_str(text)
-            .or_else(|_| yaml(text))
-            .map_err(|_| Error::Usage("the identity file is neither JSON nor YAML".into()))?
+        serde_json::from_str(text).or_else(|_| yaml(text)).map_err(|_| Error::Usage("the identity file is neither JSON nor YAML".into()))?
     } else {
         yaml(text).map_err(|_| Error::Usage("the identity file is neither JSON nor YAML".into()))?
     };
     let list = match value {
         serde_json::Value::Array(list) => list,
         one @ serde_json::Value::Object(_) => vec![one],
-        _ => return Err(Error::Usage("the identity file must hold a mapping of identity kinds to values, or a list of such mappings".into())),
+        _ => {
+            return Err(Error::Usage(
+                "the identity file must hold a mapping of identity kinds to values, or a list of such mappings".into(),
+            ));
+        }
     };
     if list.is_empty() {
         return Err(Error::Usage("the identity file names nobody".into()));
@@ -114,7 +116,8 @@ pub fn kinds_of(map: &DataMap) -> BTreeMap<String, Vec<String>> {
     for collection in &map.collections {
         for probe in &collection.probes {
             if let Feed::Identity(kind) = &probe.feed {
-                let names = if probe.fields.len() == 1 { vec![kind.clone()] } else { probe.fields.iter().map(|(f, _)| f.clone()).collect() };
+                let names =
+                    if probe.fields.len() == 1 { vec![kind.clone()] } else { probe.fields.iter().map(|(f, _)| f.clone()).collect() };
                 kinds.entry(kind.clone()).or_insert(names);
             }
         }

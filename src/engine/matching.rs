@@ -6,8 +6,8 @@ use super::session::View;
 use super::wanted::{Wanted, Who};
 use crate::datamap::{Collection, DataMap};
 use crate::env::Env;
-use crate::format::registry::{self, Serves};
 use crate::format::records::RecordsEditor;
+use crate::format::registry::{self, Serves};
 use crate::format::sqlite::editor::SqliteEditor;
 use crate::format::sqlite::overlay;
 use crate::format::{EntryEditor, Found, Mentions};
@@ -133,7 +133,14 @@ pub fn bind<'k>(map: &DataMap, view: &'k View, archive: &OpenArchive, limits: Li
     Ok(bound)
 }
 
-fn open<'k>(map: &DataMap, view: &'k View, archive: &OpenArchive, limits: Limits, entry: Entry, collections: Vec<usize>) -> Result<Bound<'k>> {
+fn open<'k>(
+    map: &DataMap,
+    view: &'k View,
+    archive: &OpenArchive,
+    limits: Limits,
+    entry: Entry,
+    collections: Vec<usize>,
+) -> Result<Bound<'k>> {
     let head = match &entry.mapped {
         Some(_) => Vec::new(),
         None => {
@@ -162,7 +169,10 @@ fn editor_for<'k>(
     kind: Serves,
 ) -> Result<Box<dyn EntryEditor + 'k>> {
     if entry.segments.is_some() {
-        return Err(Error::format(entry.display_path(), "was archived as a sparse file before the data map named it, and cannot be edited in place"));
+        return Err(Error::format(
+            entry.display_path(),
+            "was archived as a sparse file before the data map named it, and cannot be edited in place",
+        ));
     }
     let content = Arc::new(archive.content(entry, &view.marks)?);
     Ok(match kind {
@@ -170,7 +180,9 @@ fn editor_for<'k>(
             let limits = overlay::Limits { overlay: limits.overlay as u64, ..overlay::Limits::default() };
             Box::new(SqliteEditor::open(content, view.dataset.token_key(), limits)?)
         }
-        Serves::Records(format) => Box::new(RecordsEditor::new(content, format, &map.collections[collections[0]], view.dataset.token_key())?),
+        Serves::Records(format) => {
+            Box::new(RecordsEditor::new(content, format, &map.collections[collections[0]], view.dataset.token_key())?)
+        }
         Serves::Path => return Err(Error::format(entry.display_path(), "is a record as a whole and has none inside")),
     })
 }
@@ -187,7 +199,10 @@ fn kind_of(map: &DataMap, entry: &Entry, collections: &[usize], head: &[u8]) -> 
         let kind = registry::serve(&map.collections[*c], &entry.path, head)?;
         match &chosen {
             Some(k) if k.name() != kind.name() => {
-                return Err(Error::format(entry.display_path(), format!("collections disagree about its format: {} and {}", k.name(), kind.name())));
+                return Err(Error::format(
+                    entry.display_path(),
+                    format!("collections disagree about its format: {} and {}", k.name(), kind.name()),
+                ));
             }
             _ => chosen = Some(kind),
         }
@@ -252,7 +267,12 @@ pub fn find_all(
                 let Ok(editor) = &mut b.editor else { continue };
                 match editor.find_text(map, c, searcher.as_ref()) {
                     Ok(found) => {
-                        matches.records.extend(found.into_iter().map(|f| Match { entry: i, found: f, who: Who::from([who]), by_text: true }));
+                        matches.records.extend(found.into_iter().map(|f| Match {
+                            entry: i,
+                            found: f,
+                            who: Who::from([who]),
+                            by_text: true,
+                        }));
                     }
                     Err(e) => b.editor = Err(e),
                 }
@@ -282,10 +302,15 @@ pub fn find_all(
 
 /// The texts of a record's `scan` fields.
 pub fn scan_texts<'a>(map: &'a DataMap, found: &'a Found) -> impl Iterator<Item = &'a str> {
-    map.collections[found.collection].fields.values().filter(|f| f.scan).flat_map(|f| found.values.get(&f.name).into_iter().flatten()).filter_map(|v| match v {
-        crate::datamap::Value::Text(t) => Some(t.as_ref()),
-        _ => None,
-    })
+    map.collections[found.collection]
+        .fields
+        .values()
+        .filter(|f| f.scan)
+        .flat_map(|f| found.values.get(&f.name).into_iter().flatten())
+        .filter_map(|v| match v {
+            crate::datamap::Value::Text(t) => Some(t.as_ref()),
+            _ => None,
+        })
 }
 
 fn find_paths(map: &DataMap, archive: &OpenArchive, wanted: &Wanted<'_>) -> Result<Vec<PathMatch>> {

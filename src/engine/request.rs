@@ -29,8 +29,11 @@ pub struct Opening {
 
 /// Opens one request per person in the identity file; their ids.
 pub fn open(session: &Session, opening: &Opening) -> Result<Vec<String>> {
-    let configs: Vec<&config::Dataset> =
-        session.datasets_named(&opening.datasets)?.into_iter().filter(|d| !opening.datasets.is_empty() || !d.map.collections.is_empty()).collect();
+    let configs: Vec<&config::Dataset> = session
+        .datasets_named(&opening.datasets)?
+        .into_iter()
+        .filter(|d| !opening.datasets.is_empty() || !d.map.collections.is_empty())
+        .collect();
     if configs.is_empty() {
         return Err(Error::Usage("no dataset has a data map, so no record could be found; add `collections` to the configuration".into()));
     }
@@ -48,7 +51,14 @@ pub fn open(session: &Session, opening: &Opening) -> Result<Vec<String>> {
     Ok(ids)
 }
 
-fn open_one(session: &Session, configs: &[&config::Dataset], subject: Subject, opening: &Opening, received: Timestamp, now: Timestamp) -> Result<String> {
+fn open_one(
+    session: &Session,
+    configs: &[&config::Dataset],
+    subject: Subject,
+    opening: &Opening,
+    received: Timestamp,
+    now: Timestamp,
+) -> Result<String> {
     let mut datasets = BTreeMap::new();
     // The strictest policy of the datasets concerned: latest end of waiting, earliest deadline, most approvals.
     let mut clock: Option<crate::policy::Request> = None;
@@ -68,7 +78,11 @@ fn open_one(session: &Session, configs: &[&config::Dataset], subject: Subject, o
         };
         clock = Some(match clock {
             None => one,
-            Some(c) => crate::policy::Request { due_at: c.due_at.max(one.due_at), approvals_needed: c.approvals_needed.max(one.approvals_needed), ..c },
+            Some(c) => crate::policy::Request {
+                due_at: c.due_at.max(one.due_at),
+                approvals_needed: c.approvals_needed.max(one.approvals_needed),
+                ..c
+            },
         });
         datasets.insert(config.name.clone(), tokens);
     }
@@ -96,12 +110,7 @@ fn open_one(session: &Session, configs: &[&config::Dataset], subject: Subject, o
 pub fn step(session: &Session, id: &str, transition: Transition) -> Result<Request> {
     let state = session.state()?;
     let request = state.request(id)?.clone();
-    let policy = request
-        .datasets
-        .keys()
-        .find_map(|d| session.config.datasets.get(d))
-        .map(|d| d.erasure.clone())
-        .unwrap_or_default();
+    let policy = request.datasets.keys().find_map(|d| session.config.datasets.get(d)).map(|d| d.erasure.clone()).unwrap_or_default();
     let mut clock = request.clock.clone();
     clock.apply(&transition, session.now(), &policy)?;
     let request_id = request.id.clone();
@@ -145,7 +154,8 @@ pub fn add_identities(session: &Session, id: &str, text: &str) -> Result<()> {
     }
     let key = identities_key(&request.id);
     let bytes = session.repo.get_sealed(IDENTITIES_PURPOSE, &key)?.ok_or_else(|| Error::damaged(&key, "it is missing"))?;
-    let mut sealed: SealedIdentities = ciborium::from_reader(bytes.as_slice()).map_err(|_| Error::damaged(&key, "its content is not what was sealed"))?;
+    let mut sealed: SealedIdentities =
+        ciborium::from_reader(bytes.as_slice()).map_err(|_| Error::damaged(&key, "its content is not what was sealed"))?;
     let mut kinds = BTreeMap::new();
     for name in request.datasets.keys() {
         kinds.extend(kinds_of(&session.dataset_config(name)?.map));

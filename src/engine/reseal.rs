@@ -9,7 +9,15 @@ use crate::{Error, Result};
 
 /// Writes the chunks of the next generation and returns its head. The head is not stored: that is the caller's next step, after
 /// [`ChunkWriter::finish`].
-pub fn reseal(archive: &OpenArchive, listed: &Listed, edit: &ArchiveEdit, dataset: &Dataset, writer: &ChunkWriter, epoch: u64, env: &Env) -> Result<Head> {
+pub fn reseal(
+    archive: &OpenArchive,
+    listed: &Listed,
+    edit: &ArchiveEdit,
+    dataset: &Dataset,
+    writer: &ChunkWriter,
+    epoch: u64,
+    env: &Env,
+) -> Result<Head> {
     let mut list = EntryListWriter::new(writer, dataset);
     let (mut count, mut bytes, mut stored) = (0u64, 0u64, 0u64);
     edited_entries(archive, edit, |mut entry, change| {

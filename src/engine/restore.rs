@@ -74,7 +74,8 @@ impl Selection {
         if paths.is_empty() {
             return Ok(Selection { globs: None });
         }
-        let cleaned: Vec<String> = paths.iter().map(|p| p.trim_start_matches("./").trim_start_matches('/').trim_end_matches('/').to_string()).collect();
+        let cleaned: Vec<String> =
+            paths.iter().map(|p| p.trim_start_matches("./").trim_start_matches('/').trim_end_matches('/').to_string()).collect();
         Ok(Selection { globs: Some(PathGlobs::new(&cleaned)?) })
     }
 
@@ -236,7 +237,9 @@ fn write_run(session: &Session, out: &Outgoing, target: &Target, job: &Job, byte
     let mut at = job.at;
     while let Some(piece) = reader.next_piece()? {
         if session.env.stop.requested() {
-            return Err(Error::Interrupted("what was restored so far is incomplete; empty the target and run the same command again".into()));
+            return Err(Error::Interrupted(
+                "what was restored so far is incomplete; empty the target and run the same command again".into(),
+            ));
         }
         job.file.sink.write_at(at, &piece)?;
         at += piece.len() as u64;

@@ -51,7 +51,14 @@ impl View {
 
 impl Session {
     /// Opens the ledger and compares the repository with what was seen before.
-    pub fn new(config: Config, repo: Arc<Repository>, catalog: Catalog, actor: String, env: Env, meters: Vec<Arc<Counting>>) -> Result<Session> {
+    pub fn new(
+        config: Config,
+        repo: Arc<Repository>,
+        catalog: Catalog,
+        actor: String,
+        env: Env,
+        meters: Vec<Arc<Counting>>,
+    ) -> Result<Session> {
         let ledger = Ledger::load(&repo)?;
         catalog.witness_ledger(&ledger)?;
         Ok(Session { config, repo, env, actor, catalog, meters, ledger: Mutex::new(ledger) })
@@ -103,7 +110,9 @@ impl Session {
 
     /// The keys of a dataset; fails when nothing was ever backed up of it.
     pub fn dataset(&self, name: &str) -> Result<Arc<Dataset>> {
-        self.repo.dataset(name)?.ok_or_else(|| Error::Usage(format!("dataset {name:?} has no archives yet; make one with: reseal backup {name}")))
+        self.repo
+            .dataset(name)?
+            .ok_or_else(|| Error::Usage(format!("dataset {name:?} has no archives yet; make one with: reseal backup {name}")))
     }
 
     /// A dataset's chunks as the store has them now.
@@ -123,12 +132,17 @@ impl Session {
         heads.latest.retain(|listed| {
             let facts = state.facts(dataset, &listed.head.archive);
             match &facts.highest {
-                Some((generation, digest)) if listed.head.generation < *generation || (listed.head.generation == *generation && *digest != listed.digest) => {
+                Some((generation, digest))
+                    if listed.head.generation < *generation || (listed.head.generation == *generation && *digest != listed.digest) =>
+                {
                     rolled_back.push((
                         listed.key.clone(),
                         Error::damaged(
                             &listed.key,
-                            format!("generation {} is stored, but the ledger knows generation {generation}: an old copy was put back", listed.head.generation),
+                            format!(
+                                "generation {} is stored, but the ledger knows generation {generation}: an old copy was put back",
+                                listed.head.generation
+                            ),
                         ),
                     ));
                     false
@@ -168,7 +182,10 @@ impl Session {
                     }
                     Ok(last)
                 }
-                None => Err(damaged.into_iter().next().map_or_else(|| Error::Usage("there is no archive yet; make one with: reseal backup".into()), |(_, e)| e)),
+                None => Err(damaged
+                    .into_iter()
+                    .next()
+                    .map_or_else(|| Error::Usage("there is no archive yet; make one with: reseal backup".into()), |(_, e)| e)),
             };
         }
         if let Some(day) = wanted.parse::<jiff::civil::Date>().ok().filter(|_| wanted.len() == 10) {
@@ -183,7 +200,9 @@ impl Session {
                 .ok_or_else(|| Error::Usage(format!("no archive was made on or before {wanted} (reseal archives lists them)")));
         }
         if is_id {
-            if let Some((_, e)) = damaged.into_iter().find(|(key, _)| key.rsplit('/').next().is_some_and(|k| k.starts_with(&wanted.to_lowercase()))) {
+            if let Some((_, e)) =
+                damaged.into_iter().find(|(key, _)| key.rsplit('/').next().is_some_and(|k| k.starts_with(&wanted.to_lowercase())))
+            {
                 return Err(e);
             }
             let mut hits = all.into_iter().filter(|l| l.head.archive.to_string().starts_with(&wanted.to_lowercase()));
@@ -193,7 +212,9 @@ impl Session {
                 _ => Err(Error::Usage(format!("no archive {wanted:?} (reseal archives lists them)"))),
             };
         }
-        Err(Error::Usage(format!("{wanted:?} names no archive; give an id, a unique prefix of at least 4 digits, latest, DATASET@latest or DATASET@2026-11-01")))
+        Err(Error::Usage(format!(
+            "{wanted:?} names no archive; give an id, a unique prefix of at least 4 digits, latest, DATASET@latest or DATASET@2026-11-01"
+        )))
     }
 
     /// An archive by id.

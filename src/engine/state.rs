@@ -133,6 +133,12 @@ impl State {
         self.archives.entry((dataset, archive)).or_default()
     }
 
+    fn with(&mut self, id: &str, change: impl FnOnce(&mut Request)) {
+        if let Some(request) = self.find(id) {
+            change(request);
+        }
+    }
+
     fn find(&mut self, id: &str) -> Option<&mut Request> {
         self.requests.iter_mut().find(|r| r.id == id)
     }
@@ -205,23 +211,23 @@ impl State {
             }
             Event::RequestApproved { request } => {
                 let actor = actor.to_string();
-                self.find(&request).map(|r| r.clock.approvals.push(actor));
+                self.with(&request, |r| r.clock.approvals.push(actor));
             }
             Event::RequestHeld { request, reason } => {
-                self.find(&request).map(|r| (r.hold, r.clock.held) = (Some(reason), true));
+                self.with(&request, |r| (r.hold, r.clock.held) = (Some(reason), true));
             }
             Event::RequestReleased { request, .. } => {
-                self.find(&request).map(|r| (r.hold, r.clock.held) = (None, false));
+                self.with(&request, |r| (r.hold, r.clock.held) = (None, false));
             }
             Event::RequestCancelled { request, reason } => {
-                self.find(&request).map(|r| (r.ended, r.clock.progress) = (reason, Progress::Cancelled));
+                self.with(&request, |r| (r.ended, r.clock.progress) = (reason, Progress::Cancelled));
             }
             Event::RequestRefused { request, ground, citation } => {
                 let text = citation.map_or(ground.clone(), |c| format!("{ground} ({c})"));
-                self.find(&request).map(|r| (r.ended, r.clock.progress) = (Some(text), Progress::Refused));
+                self.with(&request, |r| (r.ended, r.clock.progress) = (Some(text), Progress::Refused));
             }
             Event::RequestExtended { request, deadline, .. } => {
-                self.find(&request).map(|r| (r.deadline, r.clock.extended) = (Some(deadline), true));
+                self.with(&request, |r| (r.deadline, r.clock.extended) = (Some(deadline), true));
             }
             Event::IdentitiesConfirmed { request, datasets } => {
                 // What was searched before was not searched for these.
@@ -265,10 +271,10 @@ impl State {
                 }
             }
             Event::StillLive { request, dataset, archive, .. } => {
-                self.find(&request).map(|r| r.still_live.push((dataset, archive, at)));
+                self.with(&request, |r| r.still_live.push((dataset, archive, at)));
             }
             Event::CameBack { request, since, .. } => {
-                self.find(&request).map(|r| r.came_back = Some(since));
+                self.with(&request, |r| r.came_back = Some(since));
             }
             Event::RepositoryCreated { .. }
             | Event::KeyAdded { .. }

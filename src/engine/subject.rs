@@ -41,7 +41,13 @@ fn searcher(config: &config::Dataset, subject: &Subject) -> Result<Option<Box<dy
     Ok(Some(Box::new(PlainMentions::new(values)?)))
 }
 
-fn search<'k>(session: &Session, config: &config::Dataset, view: &'k View, head: &Head, subject: &Subject) -> Result<(Vec<Bound<'k>>, Matches)> {
+fn search<'k>(
+    session: &Session,
+    config: &config::Dataset,
+    view: &'k View,
+    head: &Head,
+    subject: &Subject,
+) -> Result<(Vec<Bound<'k>>, Matches)> {
     let archive = view.open(head);
     let limits = Limits { overlay: session.config.memory as usize / 2 };
     let mut bound = bind(&config.map, view, &archive, limits, &session.env)?;
@@ -102,7 +108,13 @@ pub fn find(session: &Session, subject: &Subject) -> Result<Vec<Place>> {
 }
 
 /// Records per collection of each person, in one archive, from tokens alone.
-pub fn count_by_tokens(session: &Session, config: &config::Dataset, view: &View, head: &Head, people: &[&[IdentityTokens]]) -> Result<Vec<BTreeMap<String, u64>>> {
+pub fn count_by_tokens(
+    session: &Session,
+    config: &config::Dataset,
+    view: &View,
+    head: &Head,
+    people: &[&[IdentityTokens]],
+) -> Result<Vec<BTreeMap<String, u64>>> {
     let archive = view.open(head);
     let limits = Limits { overlay: session.config.memory as usize / 2 };
     let mut out = Vec::new();
@@ -135,7 +147,9 @@ pub fn export(session: &Session, subject: &Subject, to: &Path) -> Result<Exporte
     }
     let mut exported = Exported::default();
     let mut json = serde_json::Map::new();
-    let mut page = String::from("<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>Personal data held in backups</title>\n<h1>Personal data held in backups</h1>\n");
+    let mut page = String::from(
+        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>Personal data held in backups</title>\n<h1>Personal data held in backups</h1>\n",
+    );
     for config in session.config.datasets.values().filter(|d| !d.map.collections.is_empty()) {
         if session.repo.dataset(&config.name)?.is_none() {
             continue;
@@ -151,8 +165,12 @@ pub fn export(session: &Session, subject: &Subject, to: &Path) -> Result<Exporte
         let mut rows_json: BTreeMap<usize, Vec<serde_json::Value>> = BTreeMap::new();
         for m in &matches.records {
             exported.records += 1;
-            let row: BTreeMap<String, String> =
-                m.found.values.iter().map(|(k, v)| (k.clone(), v.iter().filter_map(|v| v.canonical().map(|t| t.into_owned())).collect::<Vec<_>>().join("; "))).collect();
+            let row: BTreeMap<String, String> = m
+                .found
+                .values
+                .iter()
+                .map(|(k, v)| (k.clone(), v.iter().filter_map(|v| v.canonical().map(|t| t.into_owned())).collect::<Vec<_>>().join("; ")))
+                .collect();
             rows_json.entry(m.found.collection).or_default().push(serde_json::json!({
                 "entry": bound[m.entry].entry.display_path(),
                 "fields": m.found.values.iter().map(|(k, v)| (k.clone(), json_values(v))).collect::<serde_json::Map<_, _>>(),
@@ -173,10 +191,20 @@ pub fn export(session: &Session, subject: &Subject, to: &Path) -> Result<Exporte
         if !matches.paths.is_empty() {
             exported.records += matches.paths.len() as u64;
             let paths: Vec<String> = matches.paths.iter().map(|p| crate::repository::entry::display_path(&p.path)).collect();
-            page.push_str(&format!("<h2>{} / files</h2>\n<ul>{}</ul>\n", html(&config.name), paths.iter().map(|p| format!("<li>{}</li>", html(p))).collect::<String>()));
+            page.push_str(&format!(
+                "<h2>{} / files</h2>\n<ul>{}</ul>\n",
+                html(&config.name),
+                paths.iter().map(|p| format!("<li>{}</li>", html(p))).collect::<String>()
+            ));
             dataset_json.insert("files".into(), paths.into());
-            let out = super::gate::Outgoing { archive: view.open(&latest.head), gated: super::gate::Gated::default(), view: view.clone(), listed: latest.clone() };
-            let options = super::restore::Options { paths: matches.paths.iter().map(|p| escape_glob(&p.path)).collect(), ..Default::default() };
+            let out = super::gate::Outgoing {
+                archive: view.open(&latest.head),
+                gated: super::gate::Gated::default(),
+                view: view.clone(),
+                listed: latest.clone(),
+            };
+            let options =
+                super::restore::Options { paths: matches.paths.iter().map(|p| escape_glob(&p.path)).collect(), ..Default::default() };
             super::restore::write(session, &out, &to.join(format!("{}.files", config.name)), &options)?;
             exported.files.push(format!("{}.files/", config.name));
         }
@@ -241,7 +269,12 @@ fn table(title: &str, rows: &[BTreeMap<String, String>]) -> String {
     let head: String = columns.iter().map(|c| format!("<th>{}</th>", html(c))).collect();
     let body: String = rows
         .iter()
-        .map(|r| format!("<tr>{}</tr>\n", columns.iter().map(|c| format!("<td>{}</td>", r.get(*c).map(|v| html(v)).unwrap_or_default())).collect::<String>()))
+        .map(|r| {
+            format!(
+                "<tr>{}</tr>\n",
+                columns.iter().map(|c| format!("<td>{}</td>", r.get(*c).map(|v| html(v)).unwrap_or_default())).collect::<String>()
+            )
+        })
         .collect();
     format!("<h2>{}</h2>\n<table border=\"1\"><tr>{head}</tr>\n{body}</table>\n", html(title))
 }

@@ -34,7 +34,14 @@ pub fn verify(session: &Session, wanted: &[String], share: f64) -> Result<Vec<Ch
             let heads = session.heads(&name)?;
             for (key, e) in heads.damaged {
                 let archive = archive_of_key(&key);
-                out.push(Checked { dataset: name.clone(), archive, verdict: Verdict::Failed, problems: vec![format!("{key}: {e}")], chunks_read: 0, bytes_read: 0 });
+                out.push(Checked {
+                    dataset: name.clone(),
+                    archive,
+                    verdict: Verdict::Failed,
+                    problems: vec![format!("{key}: {e}")],
+                    chunks_read: 0,
+                    bytes_read: 0,
+                });
             }
             by_dataset.insert(name, heads.latest);
         }
@@ -94,8 +101,14 @@ fn dataset(session: &Session, name: &str, archives: Vec<Listed>, share: f64, sco
     session.env.monitor.phase(&format!("verifying {name}"), Some(archives.iter().map(|l| l.head.source_bytes).sum()));
     for listed in archives {
         session.env.stop.check("run the same command again")?;
-        let mut checked =
-            Checked { dataset: name.into(), archive: Some(listed.head.archive), verdict: Verdict::Pass, problems: Vec::new(), chunks_read: 0, bytes_read: 0 };
+        let mut checked = Checked {
+            dataset: name.into(),
+            archive: Some(listed.head.archive),
+            verdict: Verdict::Pass,
+            problems: Vec::new(),
+            chunks_read: 0,
+            bytes_read: 0,
+        };
         let mut needed = Live::new();
         match needed.add(&view.reader, &listed.head) {
             Err(e) => {

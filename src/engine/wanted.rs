@@ -251,8 +251,13 @@ pub fn record_tokens(key: &TokenKey, probe: &Probe, found: &Found) -> Vec<Token>
 fn combinations(found: &Found, fields: &[String], normalize: &[Normalize]) -> Vec<Vec<String>> {
     let mut out: Vec<Vec<String>> = vec![Vec::new()];
     for (field, n) in fields.iter().zip(normalize) {
-        let texts: Vec<String> = found.values.get(field).map(Vec::as_slice).unwrap_or_default().iter().filter_map(|v| normalized_value(v, *n)).collect();
-        out = out.iter().flat_map(|c| texts.iter().map(move |t| c.iter().cloned().chain([t.clone()]).collect::<Vec<_>>())).take(256).collect();
+        let texts: Vec<String> =
+            found.values.get(field).map(Vec::as_slice).unwrap_or_default().iter().filter_map(|v| normalized_value(v, *n)).collect();
+        out = out
+            .iter()
+            .flat_map(|c| texts.iter().map(move |t| c.iter().cloned().chain([t.clone()]).collect::<Vec<_>>()))
+            .take(256)
+            .collect();
     }
     out
 }

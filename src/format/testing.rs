@@ -25,6 +25,9 @@ pub(super) fn collection(name: &str) -> Collection {
         fields: Default::default(),
         probes: Vec::new(),
         retain: None,
+        basis: None,
+        placeholder_feeds: vec![],
+        placeholder_normalize: vec![],
         triggers: Vec::new(),
     }
 }

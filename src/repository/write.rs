@@ -1,6 +1,6 @@
 //! Chunks in: deduplicated, compressed, sealed under a key of their own and spread over the open packs at random (so that a
 //! pack's neighbours do not tell which file is which). A full pack goes to a thread that stores it and then its key sheet; the
-//! queue is bounded, so memory is `open_packs + 2` packs however much is written.
+//! queue is bounded, so memory is `open_packs + 3` packs however much is written.
 
 use super::dataset::Dataset;
 use super::entry::{ChunkId, Role};
@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 pub struct WriteOptions {
     /// zstd's level.
     pub level: i32,
-    /// Packs that are filled at the same time.
+    /// Packs that are filled with data at the same time; metadata goes to one more.
     pub open_packs: usize,
 }
 
@@ -108,7 +108,7 @@ impl ChunkWriter {
             index,
             options,
             pending: Mutex::default(),
-            open: (0..options.open_packs.clamp(1, 16)).map(|_| Mutex::new(None)).collect(),
+            open: (0..=options.open_packs.clamp(1, 16)).map(|_| Mutex::new(None)).collect(),
             storing: Mutex::new(Some(Storing { queue, thread })),
             stored,
         }
@@ -152,7 +152,11 @@ impl ChunkWriter {
         let mut fresh = Zeroizing::new([0u8; 33]);
         random.fill(fresh.as_mut_slice())?;
         let [choice, key @ ..] = *fresh;
-        let slot = self.open.get(usize::from(choice) % self.open.len()).or(self.open.first());
+        // Metadata has a pack of its own: looking a person up, or marking what is needed, then reads a few packs from end to end.
+        let slot = match (role, self.open.split_last()) {
+            (Role::Data, Some((_, data))) if !data.is_empty() => data.get(usize::from(choice) % data.len()),
+            _ => self.open.last(),
+        };
         let slot = slot.ok_or_else(|| Error::Refused("a writer without packs".to_string()))?;
         let pack_size = self.repository.params().sizes.pack as usize;
         let (stored, full) = {

@@ -246,7 +246,7 @@ impl LocalStore {
                 Alive::Unknown => {}
             }
         }
-        fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| now.saturating_sub(stat.st_mtime as i64) > LEFTOVER_AGE)
+        fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| now.saturating_sub(stat.st_mtime) > LEFTOVER_AGE)
     }
 }
 

@@ -12,9 +12,9 @@ use crate::format::registry::{self, Serves};
 use crate::format::{RecordFormat, sqlite};
 use crate::repository::TreeWriter;
 use crate::repository::entry::{ChunkId, ChunkRef, Entry, EntryKind, Mapped, Time};
+use crate::source::PathGlobs;
 use crate::source::command::{CommandLine, CommandStream, standard_input};
 use crate::source::file::{SourceFile, is_sqlite};
-use crate::source::PathGlobs;
 use crate::source::walk::{Problem, Severity, Walk, WalkItem, WalkOptions, Walked};
 use crate::{Error, Result};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -22,6 +22,7 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Pieces that may be on their way at a time. With the largest pieces (4 MiB) this bounds the memory.
 const IN_FLIGHT: usize = 24;
@@ -98,7 +99,13 @@ impl<'p, 'w> Assembly<'p, 'w> {
 
 impl<'a> Run<'a> {
     /// Of one dataset.
-    pub fn new(session: &'a Session, config: &'a config::Dataset, pipeline: &'a Pipeline<'a>, parent: ParentArchive, gear_seed: [u8; 32]) -> Run<'a> {
+    pub fn new(
+        session: &'a Session,
+        config: &'a config::Dataset,
+        pipeline: &'a Pipeline<'a>,
+        parent: ParentArchive,
+        gear_seed: [u8; 32],
+    ) -> Run<'a> {
         Run { session, config, pipeline, parent, raw_gear: Gear::new(&gear_seed), totals: Totals::default(), lost: HashSet::new() }
     }
 
@@ -237,7 +244,13 @@ impl<'a> Run<'a> {
             .collect()
     }
 
-    fn file(&mut self, item: WalkItem, mut file: SourceFile, collections: Vec<usize>, known: HashMap<ChunkId, ChunkRef>) -> Result<Option<Entry>> {
+    fn file(
+        &mut self,
+        item: WalkItem,
+        mut file: SourceFile,
+        collections: Vec<usize>,
+        known: HashMap<ChunkId, ChunkRef>,
+    ) -> Result<Option<Entry>> {
         let mut entry = item.entry;
         if is_sqlite(file.file()) {
             match self.database(entry.clone(), &item.path, Some((collections.clone(), known.clone()))) {
@@ -254,11 +267,13 @@ impl<'a> Run<'a> {
         let format = self.record_format(&entry, &collections, Some(&file))?;
         let writer = self.pipeline.writer();
         let mut assembly = Assembly::new(self.pipeline, writer, known);
+        let mut coverage = None;
         if let Some(format) = format {
-            let coverage = Arc::new(Coverage::new(&self.config.map, &collections));
-            match self.records(&entry, format, &coverage, &collections, &mut file, &mut assembly) {
+            let covers = Arc::new(Coverage::new(&self.config.map, &collections));
+            match self.records(&entry, format, &covers, &collections, &mut file, &mut assembly) {
                 Ok(()) => {
-                    entry.mapped = Some(Mapped { format: format.name().into(), covers: coverage.keys(), scrubbed: false });
+                    entry.mapped = Some(Mapped { format: format.name().into(), covers: covers.keys(), scrubbed: false });
+                    coverage = Some(covers);
                 }
                 Err(e @ Error::Format { .. }) => {
                     // What cannot be cut into records is still backed up; an erasure will say that it cannot be edited.
@@ -279,11 +294,21 @@ impl<'a> Run<'a> {
         }
         let (tree, read) = assembly.finish()?;
         self.totals.read_bytes += read;
+        self.report_malformed(&entry, coverage.as_deref());
         if let Some(p) = file.finish(&mut entry) {
             self.problem(p);
         }
         entry.content = Some(tree);
         Ok(Some(entry))
+    }
+
+    /// Records that are not of their format are stored, and nobody can be found in them: the user must know.
+    fn report_malformed(&mut self, entry: &Entry, coverage: Option<&Coverage>) {
+        let malformed = coverage.map_or(0, |c| c.malformed.load(Ordering::Relaxed));
+        if malformed > 0 {
+            let message = format!("{malformed} record(s) are malformed; they are stored, but no person can be found in them");
+            self.problem(Problem { path: entry.path.clone(), severity: Severity::Warning, message });
+        }
     }
 
     /// Reads a file from its start once more, as plain bytes.
@@ -407,16 +432,19 @@ impl<'a> Run<'a> {
         let format = self.record_format_of(&entry, &collections, &head)?;
         let mut whole = head.as_slice().chain(from);
         let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known);
+        let mut coverage = None;
         match format {
             Some(format) => {
-                let coverage = Arc::new(Coverage::new(&self.config.map, &collections));
-                self.records(&entry, format, &coverage, &collections, &mut whole, &mut assembly)?;
-                entry.mapped = Some(Mapped { format: format.name().into(), covers: coverage.keys(), scrubbed: false });
+                let covers = Arc::new(Coverage::new(&self.config.map, &collections));
+                self.records(&entry, format, &covers, &collections, &mut whole, &mut assembly)?;
+                entry.mapped = Some(Mapped { format: format.name().into(), covers: covers.keys(), scrubbed: false });
+                coverage = Some(covers);
             }
             None => self.raw(&entry, &mut whole, &mut assembly)?,
         }
         let (tree, read) = assembly.finish()?;
         self.totals.read_bytes += read;
+        self.report_malformed(&entry, coverage.as_deref());
         entry.size = tree.len();
         entry.content = Some(tree);
         Ok(entry)
@@ -467,4 +495,3 @@ fn has_write_ahead_log(path: &Path) -> bool {
         std::fs::metadata(name).is_ok_and(|m| m.len() > 0)
     })
 }
-

@@ -42,7 +42,7 @@ pub struct Coverage {
 impl Coverage {
     /// For an entry that holds records of these collections.
     pub fn new(map: &DataMap, collections: &[usize]) -> Coverage {
-        let (keys, probes) = coverage(map, collections).into_iter().map(|(key, _, fields)| (key, fields)).unzip();
+        let (keys, probes) = coverage(map, collections).into_iter().map(|c| (c.key, c.fields)).unzip();
         Coverage { keys, probes, malformed: AtomicU64::new(0) }
     }
 

@@ -125,7 +125,10 @@ pub fn absence(
     let values: Vec<String> = raw.iter().map(|(_, v)| v.clone()).collect();
     let searcher = VariantSearch::new(&values)?;
     if !searcher.too_short().is_empty() {
-        checked.notes.push(format!("{} identity value(s) are too short to search bytes for; their absence is checked record by record", searcher.too_short().len()));
+        checked.notes.push(format!(
+            "{} identity value(s) are too short to search bytes for; their absence is checked record by record",
+            searcher.too_short().len()
+        ));
     }
     let allowed = kept_values(config, &again, &values);
     let chosen = chunks_to_search(archive, before, scope, already_searched)?;
@@ -146,7 +149,9 @@ pub fn absence(
     }
     for ((path, variant), n) in hits {
         checked.verdict = Verdict::Failed;
-        checked.problems.push(format!("{path}: an identity of the person stands in {n} place(s) ({variant}) that no rule of the data map reaches"));
+        checked
+            .problems
+            .push(format!("{path}: an identity of the person stands in {n} place(s) ({variant}) that no rule of the data map reaches"));
     }
     if !allowed.is_empty() {
         checked.notes.push("identities remain in records that are kept on a ground".into());
@@ -155,7 +160,7 @@ pub fn absence(
 }
 
 /// Whether a record found again would still be changed: a rewrite that would write what stands there, or that already was done, is not one.
-fn needs_change(config: &config::Dataset, disposition: &Disposition, found: &Found) -> bool {
+pub fn needs_change(config: &config::Dataset, disposition: &Disposition, found: &Found) -> bool {
     let collection = &config.map.collections[found.collection];
     match disposition {
         Disposition::Keep => false,
@@ -202,7 +207,12 @@ fn kept_values(config: &config::Dataset, searched: &Searched<'_>, values: &[Stri
     out
 }
 
-fn chunks_to_search(archive: &OpenArchive, before: Option<&OpenArchive>, scope: Scope, already: &HashSet<ChunkId>) -> Result<Vec<(String, ChunkId)>> {
+fn chunks_to_search(
+    archive: &OpenArchive,
+    before: Option<&OpenArchive>,
+    scope: Scope,
+    already: &HashSet<ChunkId>,
+) -> Result<Vec<(String, ChunkId)>> {
     let mut out = Vec::new();
     let mut seen = HashSet::new();
     let mut old: HashMap<Vec<u8>, Entry> = HashMap::new();

@@ -11,7 +11,7 @@ use crate::engine::reseal::reseal;
 use crate::engine::session::{Session, View, archive_of_key};
 use crate::engine::state::Request;
 use crate::repository::entry::{ChunkId, Role};
-use crate::repository::{ArchiveId, ChunkReader, ChunkWriter, Head, Listed, ChunkIndex, DropOptions, Live, WriteOptions, drop_chunks};
+use crate::repository::{ArchiveId, ChunkIndex, ChunkReader, ChunkWriter, DropOptions, Head, Listed, Live, WriteOptions, drop_chunks};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -176,7 +176,9 @@ fn prepare(
         for (entry, why) in &searched.matches.failed {
             work.outcome.left.push(format!("{entry}: {why}"));
         }
-        work.outcome.notes.extend(searched.matches.fell_back.iter().map(|e| format!("{e}: read as a whole, since its identity blocks do not cover the data map")));
+        work.outcome.notes.extend(
+            searched.matches.fell_back.iter().map(|e| format!("{e}: read as a whole, since its identity blocks do not cover the data map")),
+        );
         for d in &searched.decided {
             if let Some(ground) = &d.ground {
                 work.outcome.notes.push(format!("kept: {ground}"));
@@ -219,7 +221,10 @@ fn verify_and_replace(
 ) -> Result<()> {
     // A fresh index: only what the store really holds counts.
     let view = session.view(&config.name)?;
-    let cold = View { reader: Arc::new(ChunkReader::new(&session.repo, &view.dataset, view.index.clone(), session.config.memory as usize / 4)), ..view.clone() };
+    let cold = View {
+        reader: Arc::new(ChunkReader::new(&session.repo, &view.dataset, view.index.clone(), session.config.memory as usize / 4)),
+        ..view.clone()
+    };
     let stored = session.repo.heads(&config.name)?;
     let mut searched: HashSet<ChunkId> = HashSet::new();
     let mut remove: Vec<Listed> = Vec::new();
@@ -255,7 +260,8 @@ fn verify_and_replace(
             }
         };
         work.outcome.verification = verdict;
-        work.outcome.before = before.as_ref().map_or((listed.head.generation, listed.digest.clone()), |l| (l.head.generation, l.digest.clone()));
+        work.outcome.before =
+            before.as_ref().map_or((listed.head.generation, listed.digest.clone()), |l| (l.head.generation, l.digest.clone()));
         work.outcome.after = (listed.head.generation, listed.digest.clone());
         let collateral = matches!(verdict, Verdict::Failed) && work.outcome.left.iter().any(|l| l.contains("verification failed"));
         if collateral {
@@ -326,23 +332,41 @@ pub fn drop_dead(session: &Session, dataset: &str, removed: &[Listed], report: &
     let store = &session.repo.location().data;
     let stored: BTreeSet<String> = store.list_versions(&format!("archives/{dataset}/"))?.into_iter().map(|o| o.key).collect();
     let heads_left = removed.iter().any(|l| stored.contains(&l.key));
-    let packs: BTreeSet<String> = store.list_versions(&format!("packs/{dataset}/"))?.into_iter().filter_map(|o| o.key.rsplit('/').next().map(str::to_string)).collect();
+    let packs: BTreeSet<String> = store
+        .list_versions(&format!("packs/{dataset}/"))?
+        .into_iter()
+        .filter_map(|o| o.key.rsplit('/').next().map(str::to_string))
+        .collect();
     let known: BTreeSet<String> = fresh.packs().iter().map(|p| p.id.to_string()).collect();
     let packs_left = packs.difference(&known).next().is_some();
-    Ok(if keys_left || heads_left || packs_left { Verdict::Failed } else if dropped.left.is_empty() { Verdict::Pass } else { Verdict::Unknown })
+    Ok(if keys_left || heads_left || packs_left {
+        Verdict::Failed
+    } else if dropped.left.is_empty() {
+        Verdict::Pass
+    } else {
+        Verdict::Unknown
+    })
 }
 
 fn dead_chunks(index: &ChunkIndex, needed: &Live) -> Vec<(ChunkId, Role)> {
     index.iter().filter(|(id, role)| !needed.contains(id, *role)).collect()
 }
 
-fn named_counts(config: &config::Dataset, requests: &[&Request], counts: &Tally) -> BTreeMap<String, BTreeMap<String, crate::engine::event::Counts>> {
+fn named_counts(
+    config: &config::Dataset,
+    requests: &[&Request],
+    counts: &Tally,
+) -> BTreeMap<String, BTreeMap<String, crate::engine::event::Counts>> {
     requests
         .iter()
         .enumerate()
         .map(|(i, r)| {
-            let by_collection =
-                counts.get(&i).into_iter().flatten().filter_map(|(c, n)| Some((config.map.collections.get(*c)?.name.clone(), *n))).collect();
+            let by_collection = counts
+                .get(&i)
+                .into_iter()
+                .flatten()
+                .filter_map(|(c, n)| Some((config.map.collections.get(*c)?.name.clone(), *n)))
+                .collect();
             (r.id.clone(), by_collection)
         })
         .collect()

@@ -10,7 +10,7 @@ mod execute;
 mod people;
 mod plan;
 
-pub use check::{Scope, absence_in};
+pub use check::{Scope, absence_in, needs_change};
 pub use execute::{drop_dead, execute};
 pub use people::{IDENTITIES_PURPOSE, People, identities_key, request_people, token_mentions};
 pub use plan::{ArchivePlan, DatasetPlan, Plan, is_processed as plan_is_processed, plan};

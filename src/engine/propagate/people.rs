@@ -34,7 +34,10 @@ pub fn request_people(session: &Session, requests: &[&Request]) -> Result<People
         .iter()
         .map(|r| {
             let key = identities_key(&r.id);
-            let bytes = session.repo.get_sealed(IDENTITIES_PURPOSE, &key)?.ok_or_else(|| Error::damaged(&key, "it is missing, so nobody can be searched for"))?;
+            let bytes = session
+                .repo
+                .get_sealed(IDENTITIES_PURPOSE, &key)?
+                .ok_or_else(|| Error::damaged(&key, "it is missing, so nobody can be searched for"))?;
             ciborium::from_reader(bytes.as_slice()).map_err(|_| Error::damaged(identities_key(&r.id), "its content is not what was sealed"))
         })
         .collect::<Result<_>>()?;

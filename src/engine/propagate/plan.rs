@@ -8,9 +8,9 @@ use crate::engine::edit::{Tally, tally};
 use crate::engine::matching::{Bound, Limits, Matches, bind, find_all};
 use crate::engine::session::{Session, View};
 use crate::engine::state::{Request, State};
-use crate::policy::State as Stage;
 use crate::engine::wanted::{Person, Wanted};
 use crate::format::Disposition;
+use crate::policy::State as Stage;
 use crate::repository::Listed;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,7 +86,10 @@ pub fn plan(session: &Session, options: &Options) -> Result<Plan> {
     Ok(plan)
 }
 
-fn choose(session: &Session, state: &State, options: &Options) -> Result<(Vec<Request>, Vec<(String, String)>)> {
+/// Requests to carry, and those that are not with the reason.
+type Chosen = (Vec<Request>, Vec<(String, String)>);
+
+fn choose(session: &Session, state: &State, options: &Options) -> Result<Chosen> {
     let now = session.now();
     let named: Vec<&Request> = options.requests.iter().map(|id| state.request(id)).collect::<Result<_>>()?;
     let mut chosen: Vec<Request> = Vec::new();
@@ -109,7 +112,11 @@ fn choose(session: &Session, state: &State, options: &Options) -> Result<(Vec<Re
             continue;
         }
         let why = match stage {
-            Stage::Waiting => format!("waiting until {} (skip the waiting with --request {} --now --reason TEXT)", request.clock.due_at.strftime("%Y-%m-%d %H:%M UTC"), request.id),
+            Stage::Waiting => format!(
+                "waiting until {} (skip the waiting with --request {} --now --reason TEXT)",
+                request.clock.due_at.strftime("%Y-%m-%d %H:%M UTC"),
+                request.id
+            ),
             Stage::Open => format!("needs {} more approval(s)", request.clock.approvals_missing()),
             Stage::Held => format!("held: {}", request.hold.clone().unwrap_or_default()),
             other => other.to_string(),
@@ -124,7 +131,13 @@ fn choose(session: &Session, state: &State, options: &Options) -> Result<(Vec<Re
     Ok((chosen, waiting))
 }
 
-fn plan_dataset(session: &Session, state: &State, config: &config::Dataset, requests: Vec<usize>, mine: &[&Request]) -> Result<DatasetPlan> {
+fn plan_dataset(
+    session: &Session,
+    state: &State,
+    config: &config::Dataset,
+    requests: Vec<usize>,
+    mine: &[&Request],
+) -> Result<DatasetPlan> {
     let mode = config.erasure.mode.to_string();
     let mut out = DatasetPlan { dataset: config.name.clone(), requests, archives: Vec::new(), damaged: Vec::new(), mode };
     if session.repo.dataset(&config.name)?.is_none() {
@@ -157,7 +170,14 @@ fn plan_dataset(session: &Session, state: &State, config: &config::Dataset, requ
     Ok(out)
 }
 
-fn describe(session: &Session, config: &config::Dataset, view: &View, archive: &OpenArchive, people: &People, plan: &mut ArchivePlan) -> Result<()> {
+fn describe(
+    session: &Session,
+    config: &config::Dataset,
+    view: &View,
+    archive: &OpenArchive,
+    people: &People,
+    plan: &mut ArchivePlan,
+) -> Result<()> {
     match search(session, config, view, archive, people) {
         Ok(searched) => {
             plan.tally = tally(&searched.matches, &searched.decided);
@@ -179,7 +199,9 @@ fn describe(session: &Session, config: &config::Dataset, view: &View, archive: &
             plan.bytes = plan.bytes.min(whole);
             plan.also_known = also_known(config, people, &searched);
         }
-        Err(e @ (Error::Refused(_) | Error::Format { .. } | Error::Damaged { .. } | Error::Sqlite { .. })) => plan.cannot.push(e.to_string()),
+        Err(e @ (Error::Refused(_) | Error::Format { .. } | Error::Damaged { .. } | Error::Sqlite { .. })) => {
+            plan.cannot.push(e.to_string())
+        }
         Err(e) => return Err(e),
     }
     Ok(())
@@ -188,12 +210,19 @@ fn describe(session: &Session, config: &config::Dataset, view: &View, archive: &
 /// Whether every one of these requests was already applied to exactly this generation.
 pub fn is_processed(state: &State, listed: &Listed, requests: &[&Request]) -> bool {
     requests.iter().all(|r| {
-        r.started.first().is_some_and(|s| listed.head.ledger_epoch >= *s) || state.was_processed(&r.id, &listed.head.archive, &listed.digest)
+        r.started.first().is_some_and(|s| listed.head.ledger_epoch >= *s)
+            || state.was_processed(&r.id, &listed.head.archive, &listed.digest)
     })
 }
 
 /// Searches one archive for the people and decides about what is found.
-pub fn search<'k>(session: &Session, config: &config::Dataset, view: &'k View, archive: &OpenArchive, people: &People) -> Result<Searched<'k>> {
+pub fn search<'k>(
+    session: &Session,
+    config: &config::Dataset,
+    view: &'k View,
+    archive: &OpenArchive,
+    people: &People,
+) -> Result<Searched<'k>> {
     let map = &config.map;
     let limits = Limits { overlay: session.config.memory as usize / 2 };
     let mut bound = bind(map, view, archive, limits, &session.env)?;
@@ -227,10 +256,18 @@ fn also_known(config: &config::Dataset, people: &People, searched: &Searched<'_>
             }
             for who in &m.who {
                 let Some(subject) = people.subjects().nth(*who) else { continue };
-                let known: BTreeSet<String> =
-                    subject.identities.get(kind).into_iter().flatten().filter_map(|c| c.first()).map(|v| field.normalize.apply(v.into()).into_owned()).collect();
+                let known: BTreeSet<String> = subject
+                    .identities
+                    .get(kind)
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|c| c.first())
+                    .map(|v| field.normalize.apply(v.into()).into_owned())
+                    .collect();
                 for value in m.found.values.get(&field.name).into_iter().flatten() {
-                    let Some(text) = value.canonical().map(|t| field.normalize.apply(t).into_owned()).filter(|t| !t.is_empty()) else { continue };
+                    let Some(text) = value.canonical().map(|t| field.normalize.apply(t).into_owned()).filter(|t| !t.is_empty()) else {
+                        continue;
+                    };
                     if !known.contains(&text) {
                         seen.entry((*who, kind.clone())).or_default().insert(text);
                     }

@@ -55,26 +55,31 @@ impl<'k> SqliteEditor<'k> {
             }
             .at(&path));
         }
-        let free_before = if content.scrubbed() { free_pages(&overlay, &base)? } else { BTreeSet::new() };
+        let free_before = if content.scrubbed() && content.pieces() > 0 { free_pages(&overlay, &base)? } else { BTreeSet::new() };
         let overlay = Arc::new(Mutex::new(overlay));
+        if content.pieces() == 0 {
+            // Nothing can be found in an empty database, so nothing will be changed.
+            return Ok(SqliteEditor::with(content, key, limits, overlay, (base, free_before), None, Schema::default()));
+        }
         let db = connect::for_edit(&overlay, &limits, false)?;
         let schema = match Schema::load(db.connection()) {
             Ok(schema) => schema,
             Err(error) => return Err(db.take_error().unwrap_or(error)),
         };
-        Ok(SqliteEditor {
-            content,
-            key,
-            limits,
-            overlay,
-            base,
-            free_before,
-            schema,
-            db: Some(db),
-            returned: HashSet::new(),
-            fell_back: false,
-            changed: false,
-        })
+        Ok(SqliteEditor::with(content, key, limits, overlay, (base, free_before), Some(db), schema))
+    }
+
+    fn with(
+        content: Arc<dyn EntryContent>,
+        key: &'k TokenKey,
+        limits: Limits,
+        overlay: Arc<Mutex<Overlay>>,
+        (base, free_before): (Header, BTreeSet<u32>),
+        db: Option<Database>,
+        schema: Schema,
+    ) -> SqliteEditor<'k> {
+        let returned = HashSet::new();
+        SqliteEditor { content, key, limits, overlay, base, free_before, schema, db, returned, fell_back: false, changed: false }
     }
 
     /// The database's schema.

@@ -373,6 +373,9 @@ impl<'a> Cut<'a> {
     /// for byte, not covered, with a warning. Only reading fails.
     pub fn plan(image: &'a dyn Image, map: &DataMap, collections: &[usize], key: &'a TokenKey) -> Result<Cut<'a>> {
         let mut cut = Cut { image, key, layout: None, plan: None, warnings: Vec::new() };
+        if image.is_empty() {
+            return Ok(cut);
+        }
         match ScrubPlan::build(image) {
             Ok(plan) => cut.plan = Some(plan),
             Err(Error::Format { detail, .. }) => {
@@ -430,7 +433,12 @@ impl<'a> Cut<'a> {
         if self.plan.as_ref().is_some_and(|p| p.orphans() > 0) {
             self.warnings.push(format!("{} pages belonged to nothing and were zeroed", scrub.orphans));
         }
-        Ok(CutReport { covers, scrubbed: self.plan.is_some() && unscrubbed == 0, scrub, warnings: self.warnings })
+        Ok(CutReport {
+            covers,
+            scrubbed: (self.plan.is_some() || self.image.is_empty()) && unscrubbed == 0,
+            scrub,
+            warnings: self.warnings,
+        })
     }
 }
 

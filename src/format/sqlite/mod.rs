@@ -27,8 +27,9 @@ pub mod pages;
 pub mod record;
 mod rows;
 pub mod schema;
-pub mod snapshot;
 pub mod scrub;
+pub mod snapshot;
+mod spool;
 pub mod vfs;
 
 use crate::Result;

@@ -67,8 +67,10 @@ impl Overlay {
             base_len += len;
         }
         let runs = Mutex::new(Runs { open: HashMap::new(), tick: 0, most: (limits.runs / RUN as u64).max(4) as usize });
-        let first = if pieces > 0 { content.piece(0)? } else { Arc::default() };
-        let base = Header::parse(&first, base_len).map_err(|b| b.at(&path))?;
+        let base = match pieces {
+            0 => Header::empty(),
+            _ => Header::parse(&content.piece(0)?, base_len).map_err(|b| b.at(&path))?,
+        };
         let page = base.page;
         Ok(Overlay {
             content,

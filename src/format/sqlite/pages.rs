@@ -148,6 +148,20 @@ impl Header {
         Ok(Header { page, usable, pages, free_head: word(32), auto_vacuum: word(52) != 0, reserved, wal, encoding })
     }
 
+    /// Of an empty file, which is an empty database.
+    pub fn empty() -> Header {
+        Header {
+            page: 4096,
+            usable: 4096,
+            pages: 0,
+            free_head: 0,
+            auto_vacuum: false,
+            reserved: 0,
+            wal: false,
+            encoding: TextEncoding::Utf8,
+        }
+    }
+
     /// Where a page begins in the file.
     pub fn offset(&self, no: u32) -> u64 {
         (u64::from(no) - 1) * self.page as u64

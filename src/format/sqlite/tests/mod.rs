@@ -2,6 +2,7 @@
 
 mod aged;
 mod core;
+mod snapshots;
 
 use super::editor::SqliteEditor;
 use super::marks::{CutReport, cut};
@@ -124,6 +125,9 @@ pub fn collection(table: &str, fields: &[&str], probes: Vec<Probe>) -> Collectio
         fields: fields.iter().map(field).collect(),
         probes,
         retain: None,
+        basis: None,
+        placeholder_feeds: vec![],
+        placeholder_normalize: vec![],
         triggers: vec![],
     }
 }
