@@ -1,3 +1,5 @@
-//! Arguments → command → exit code.
+//! The program: everything is in the library, so that tests and other programs can use it.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    reseal::cli::main()
+}

@@ -10,6 +10,8 @@ pub mod event;
 pub mod export;
 pub mod gate;
 pub mod identity;
+pub mod mapcheck;
+pub mod mapsuggest;
 pub mod matching;
 pub mod nightly;
 pub mod propagate;

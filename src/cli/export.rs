@@ -1,0 +1,69 @@
+//! `reseal export`: an archive as a plain tar stream, through the gate.
+
+use super::args::Export;
+use super::open::Context;
+use super::restore::bypass;
+use super::{DONE, text};
+use crate::engine::export;
+use crate::{Error, Result};
+use serde_json::json;
+use std::io::{BufWriter, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
+
+/// Bytes gathered before they are written.
+const BUFFER: usize = 1 << 20;
+
+/// Writes the stream.
+pub fn run(cx: &Context, args: &Export) -> Result<u8> {
+    if cx.ui.json && args.out.is_none() {
+        return Err(Error::Usage("with --json standard output holds the object, so the stream needs --out FILE".into()));
+    }
+    if args.out.is_none() && std::io::stdout().is_terminal() {
+        return Err(Error::Usage("a tar stream is not for a terminal; redirect it (reseal export … > backup.tar) or use --out FILE".into()));
+    }
+    let session = cx.session()?;
+    let archive = session.find_archive(&args.archive)?.head;
+    let wanted = archive.archive.to_string();
+    let bypass = bypass(&args.gate);
+    let entries = match &args.out {
+        Some(path) => {
+            let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(Error::io("create", path))?;
+            let written = (|| -> Result<u64> {
+                let mut out = BufWriter::with_capacity(BUFFER, file);
+                let entries = export::export(&session, &wanted, &args.paths, bypass.as_ref(), &mut out)?;
+                out.flush().and_then(|()| out.get_ref().sync_all()).map_err(Error::io("write", path))?;
+                Ok(entries)
+            })();
+            if written.is_err() {
+                // Half a stream looks like a whole one.
+                let _ = std::fs::remove_file(path);
+            }
+            written?
+        }
+        None => {
+            let mut out = BufWriter::with_capacity(BUFFER, std::io::stdout().lock());
+            let entries = export::export(&session, &wanted, &args.paths, bypass.as_ref(), &mut out)?;
+            out.flush().map_err(Error::io("write", "standard output"))?;
+            entries
+        }
+    };
+    if let Some(path) = &args.out {
+        cx.ui.say(&format!(
+            "exported {} from archive {} of {} to {}, which is not encrypted",
+            text::count(entries, "entry", "entries"),
+            text::short(archive.archive),
+            archive.dataset,
+            path.display()
+        ));
+    }
+    cx.ui.object(&json!({
+        "export": {
+            "archive": wanted,
+            "dataset": archive.dataset,
+            "created_at": archive.created_at.to_string(),
+            "out": args.out.as_ref().map(|p| p.display().to_string()),
+            "entries": entries,
+        }
+    }));
+    Ok(DONE)
+}

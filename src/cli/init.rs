@@ -1,0 +1,42 @@
+//! `reseal init`: makes a repository and its first key slot.
+
+use super::args::Init;
+use super::open::{Context, location};
+use super::secrets::{self, Which};
+use super::{DONE, text};
+use crate::crypto::secret::Secret;
+use crate::engine::event::Event;
+use crate::engine::session::Session;
+use crate::repository::{InitOptions, Repository, params};
+use crate::{Error, Result};
+use serde_json::json;
+use std::sync::Arc;
+
+/// Makes it.
+pub fn run(cx: &Context, args: &Init) -> Result<u8> {
+    let config = cx.config()?;
+    let (location, meters) = location(&config, true)?;
+    // Before anybody types a passphrase twice.
+    if location.data.get(params::KEY).is_ok() {
+        return Err(Error::Refused(format!("{} is a repository already", config.repository)));
+    }
+    let (secret, kept) = secrets::fresh(Which::Current, cx.global.key_file.as_deref(), cx.env.random.as_ref(), &cx.ui)?;
+    let options = InitOptions { label: args.label.clone(), ..InitOptions::default() };
+    let repo = Arc::new(Repository::init(location, &secret, options, &cx.env)?);
+    let catalog = cx.catalog(&config, &repo)?;
+    let (at, keys) = (config.repository.to_string(), config.keys.as_ref().map(ToString::to_string));
+    let actor = cx.actor(&config)?;
+    let session = Session::new(config, repo, catalog, actor, cx.env.clone(), meters)?;
+    session.record(&Event::RepositoryCreated { tool: crate::TOOL.to_string() })?;
+    let id = session.repo.id().to_string();
+    let kind = if matches!(secret, Secret::KeyFile(_)) { "key-file" } else { "passphrase" };
+    cx.ui.object(&json!({ "repository": { "id": id, "path": at, "keys": keys, "slot": { "label": args.label, "kind": kind } } }));
+    cx.ui.say(&format!("made repository {} at {at}", text::short(&id)));
+    if let Some(keys) = keys {
+        cx.ui.say(&format!("its keys and ledger are at {keys}"));
+    }
+    cx.ui.say(&format!("it is opened by {kept}"));
+    cx.env.monitor.warn("without that secret nobody can read the backups, not even you: keep a copy of it apart from this machine and from the repository");
+    cx.ui.say("next: reseal map check, then reseal backup");
+    Ok(DONE)
+}

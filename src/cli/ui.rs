@@ -1,0 +1,134 @@
+//! The only place that prints. Results go to standard output, everything said along the way to standard error; with `--json`
+//! standard output gets exactly one object.
+
+use super::progress::Progress;
+use crate::env::Monitor;
+use crate::{Error, Result};
+use serde_json::Value;
+use std::io::{self, BufWriter, Stdout, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Where a command speaks.
+pub struct Ui {
+    /// One object instead of text.
+    pub json: bool,
+    quiet: bool,
+    progress: Arc<Progress>,
+    out: Mutex<Out>,
+}
+
+struct Out {
+    stdout: BufWriter<Stdout>,
+    /// Nobody reads any more: not worth a word.
+    gone: bool,
+    /// Anything else that went wrong while writing.
+    failed: Option<io::Error>,
+}
+
+impl Out {
+    fn write(&mut self, text: &str) {
+        if self.gone || self.failed.is_some() {
+            return;
+        }
+        let written = self.stdout.write_all(text.as_bytes()).and_then(|()| self.stdout.write_all(b"\n"));
+        self.keep(written);
+    }
+
+    fn keep(&mut self, result: io::Result<()>) {
+        match result {
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => self.gone = true,
+            Err(e) => self.failed = Some(e),
+            Ok(()) => {}
+        }
+    }
+}
+
+impl Ui {
+    /// With what the command line says.
+    pub fn new(json: bool, quiet: bool, progress: Arc<Progress>) -> Ui {
+        let out = Out { stdout: BufWriter::new(io::stdout()), gone: false, failed: None };
+        Ui { json, quiet, progress, out: Mutex::new(out) }
+    }
+
+    fn write(&self, text: &str) {
+        self.progress.clear();
+        self.out.lock().unwrap_or_else(PoisonError::into_inner).write(text);
+    }
+
+    /// A result that was asked for.
+    pub fn data(&self, text: &str) {
+        if !self.json {
+            self.write(&super::text::plain(text));
+        }
+    }
+
+    /// What was done, and what to do next; `-q` leaves it out.
+    pub fn say(&self, text: &str) {
+        if !self.json && !self.quiet {
+            self.write(&super::text::plain(text));
+        }
+    }
+
+    /// Something that must not be overlooked.
+    pub fn warn(&self, text: &str) {
+        self.progress.warn(text);
+    }
+
+    /// The one object of `--json`.
+    pub fn object(&self, value: &Value) {
+        if self.json {
+            self.verbatim(value);
+        }
+    }
+
+    /// An object that is the result itself, with or without `--json`.
+    pub fn verbatim(&self, value: &Value) {
+        self.write(&serde_json::to_string_pretty(value).unwrap_or_else(|_| value.to_string()));
+    }
+
+    /// Text that is the result itself (a script), with no regard to what is in it.
+    pub fn script(&self, text: &str) {
+        self.write(text.trim_end_matches('\n'));
+    }
+
+    /// Whether somebody still reads.
+    pub fn is_read(&self) -> bool {
+        let out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        !out.gone && out.failed.is_none()
+    }
+
+    /// Brings out what is left. Fails when standard output took not all of it, except when its reader simply left.
+    pub fn finish(&self) -> Result<()> {
+        self.progress.clear();
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        let flushed = out.stdout.flush();
+        if !out.gone {
+            out.keep(flushed);
+        }
+        match out.failed.take() {
+            Some(e) => Err(Error::io("write", "standard output")(e)),
+            None => Ok(()),
+        }
+    }
+
+    /// An error, for a person and, with `--json`, for a script.
+    pub fn error(&self, error: &Error) {
+        let text = error_text(error);
+        self.progress.error(&text);
+        self.object(&error_object(&text, error.exit_code()));
+    }
+}
+
+/// An error in the words of the user's world.
+pub fn error_text(error: &Error) -> String {
+    match error {
+        Error::Config(findings) if findings.len() > 1 => format!("the configuration has {} mistakes:\n{error}", findings.len()),
+        Error::Locked { .. } => format!("{error}; wait for it to end and run the same command again"),
+        _ => error.to_string(),
+    }
+}
+
+/// `{"error": …}`
+pub fn error_object(message: &str, exit_code: u8) -> Value {
+    serde_json::json!({ "error": { "message": message, "exit_code": exit_code } })
+}
