@@ -246,7 +246,7 @@ def erase(world, people):
                     for kind, values in wanted.items():
                         if kind in ("email", "customer_id"):
                             for (value,) in values:
-                                text = re.sub(r"(?<![\w.+@-])" + re.escape(value.strip()) + r"(?![\w@-]|\.\w)", "[erased]", text, flags=re.I)
+                                text = re.sub(r"(?<![\w.+@-])" + re.escape(unicodedata.normalize("NFC", value.strip())) + r"(?![\w@-]|\.\w)", "[erased]", text, flags=re.I)
                     r.values[field] = [text]
     return ids, emails
 
@@ -444,7 +444,7 @@ def write_records(folder, rng, people, n, knobs, end, mode):
 SCHEMA = """
 CREATE TABLE person(id INTEGER PRIMARY KEY, email TEXT, first TEXT, last TEXT, born TEXT, note TEXT, extra BLOB, city TEXT);
 CREATE TABLE account(code TEXT PRIMARY KEY, person, label TEXT) WITHOUT ROWID;
-CREATE TABLE payment(ref REAL PRIMARY KEY, account TEXT REFERENCES account(code), kind TEXT, cents INT);
+CREATE TABLE payment(ref REAL PRIMARY KEY, account TEXT, kind TEXT, cents INT);
 CREATE TABLE refund(id INTEGER PRIMARY KEY, payment REAL, cents INT);
 CREATE TABLE membership(person INT REFERENCES person(id), team INT, role TEXT, PRIMARY KEY(person, team)) WITHOUT ROWID;
 CREATE TABLE message(id INTEGER PRIMARY KEY AUTOINCREMENT, sender INT REFERENCES person(id), recipient INT, body TEXT);

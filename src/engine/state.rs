@@ -30,6 +30,8 @@ pub struct Request {
     pub started: Vec<u64>,
     /// Moment of the first propagation.
     pub effective_at: Option<Timestamp>,
+    /// Archives with a later backup time are not its business: moment of the first propagation with the identities that it has now.
+    pub covers_until: Option<Timestamp>,
     /// The last finished propagation that carried it.
     pub finished: Option<Finished>,
     /// Later archives in which the person was found again.
@@ -86,8 +88,9 @@ pub struct ArchiveFacts {
 pub struct State {
     /// By id, in order of opening.
     pub requests: Vec<Request>,
-    /// (request, archive, digest of its head): that generation was searched, edited where needed, and verified for that request.
-    pub processed: BTreeSet<(String, ArchiveId, String)>,
+    /// By archive and digest of its head: the requests for which that generation was searched, edited where needed, and verified, or
+    /// that its predecessor was processed for.
+    processed: BTreeMap<(ArchiveId, String), BTreeSet<String>>,
     /// By dataset and archive.
     pub archives: BTreeMap<(String, ArchiveId), ArchiveFacts>,
     /// The last successful drill per dataset.
@@ -126,7 +129,7 @@ impl State {
 
     /// Whether a request was applied to, and verified on, exactly this generation of an archive.
     pub fn was_processed(&self, request: &str, archive: &ArchiveId, digest: &str) -> bool {
-        self.processed.contains(&(request.to_string(), *archive, digest.to_string()))
+        self.processed.get(&(*archive, digest.to_string())).is_some_and(|requests| requests.contains(request))
     }
 
     fn archive(&mut self, dataset: String, archive: ArchiveId) -> &mut ArchiveFacts {
@@ -149,7 +152,11 @@ impl State {
             Event::ArchiveResealed { dataset, archive, generation, digest } => {
                 let facts = self.archive(dataset, archive);
                 if facts.highest.as_ref().is_none_or(|(g, _)| *g < generation) {
-                    facts.highest = Some((generation, digest));
+                    let before = facts.highest.replace((generation, digest.clone()));
+                    // What was erased from a generation is not in the next one either.
+                    if let Some(inherited) = before.and_then(|(_, old)| self.processed.get(&(archive, old))).cloned() {
+                        self.processed.entry((archive, digest)).or_default().extend(inherited);
+                    }
                 }
             }
             Event::ArchiveRotated { dataset, archive, .. } => self.archive(dataset, archive).rotated = true,
@@ -204,6 +211,7 @@ impl State {
                     ended: None,
                     started: Vec::new(),
                     effective_at: None,
+                    covers_until: None,
                     finished: None,
                     still_live: Vec::new(),
                     came_back: None,
@@ -231,9 +239,12 @@ impl State {
             }
             Event::IdentitiesConfirmed { request, datasets } => {
                 // What was searched before was not searched for these.
-                self.processed.retain(|(id, _, _)| *id != request);
+                self.processed.values_mut().for_each(|requests| {
+                    requests.remove(&request);
+                });
                 if let Some(r) = self.find(&request) {
                     r.started.clear();
+                    r.covers_until = None;
                     for (dataset, tokens) in datasets {
                         r.datasets.entry(dataset).or_default().extend(tokens);
                     }
@@ -245,14 +256,16 @@ impl State {
                         r.clock.progress = Progress::Propagating;
                         r.started.push(seq);
                         r.effective_at.get_or_insert(effective_at);
+                        r.covers_until.get_or_insert(effective_at);
                     }
                 }
             }
             Event::PropagationFinished { done, partial, archives, gone, scope, policies, .. } => {
                 for outcome in archives.iter().filter(|a| a.verification == Verdict::Pass && a.left.is_empty()) {
-                    for id in done.iter().chain(&partial) {
-                        self.processed.insert((id.clone(), outcome.archive, outcome.after.1.clone()));
-                    }
+                    let carried = done.iter().chain(&partial).filter(|id| {
+                        self.requests.iter().any(|r| r.id == **id && r.covers_until.is_none_or(|until| outcome.created_at <= until))
+                    });
+                    self.processed.entry((outcome.archive, outcome.after.1.clone())).or_default().extend(carried.cloned());
                 }
                 for (id, is_done) in done.iter().map(|d| (d, true)).chain(partial.iter().map(|p| (p, false))) {
                     if let Some(r) = self.find(id) {

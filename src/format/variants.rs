@@ -32,7 +32,8 @@ pub struct Hit {
     pub variant: &'static str,
     /// Byte offset of its start.
     pub offset: usize,
-    /// Letters or digits stand right beside it: it may be a part of a longer value that is somebody else's (joann@x.org).
+    /// Letters or digits stand right beside it, or an address goes on: it may be a part of a longer value that is somebody else's
+    /// (joann@x.org, ann@x.org.uk).
     pub inside_word: bool,
 }
 
@@ -44,6 +45,8 @@ struct Pattern {
     /// Bytes of a character, to look at the neighbours; 0 where neighbours tell nothing.
     width: usize,
     big: bool,
+    /// Of an e-mail address, which has signs that carry it on.
+    email: bool,
 }
 
 /// An automaton over all forms of all values.
@@ -80,7 +83,7 @@ impl VariantSearch {
                     "base64" | "hex" => 0,
                     _ => 1,
                 };
-                patterns.push(Pattern { value, variant, exact: cased.then(|| form.clone()), width, big: variant == "utf-16be" });
+                patterns.push(Pattern { value, variant, exact: cased.then(|| form.clone()), width, big: variant == "utf-16be", email: text.contains('@') });
                 bytes.push(form);
             }
         }
@@ -153,19 +156,33 @@ impl VariantSearch {
     }
 
     fn hit(&self, pattern: &Pattern, bytes: &[u8], start: usize, end: usize) -> Hit {
-        let word = |unit: Option<&[u8]>| match unit {
-            Some([b]) => b.is_ascii_alphanumeric() || *b >= 0x80,
-            Some([a, b]) => {
+        let hit = |inside_word| Hit { value_index: pattern.value, variant: pattern.variant, offset: start, inside_word };
+        let width = pattern.width;
+        if width == 0 {
+            return hit(false);
+        }
+        // The n-th character away from the hit; bytes beyond ASCII count as letters.
+        let read = |unit: &[u8]| match unit {
+            [b] if b.is_ascii() => Some(char::from(*b)),
+            [_] => Some('\u{e9}'),
+            [a, b] => {
                 let unit = if pattern.big { u16::from_be_bytes([*a, *b]) } else { u16::from_le_bytes([*a, *b]) };
-                char::from_u32(unit.into()).is_none_or(char::is_alphanumeric)
+                Some(char::from_u32(unit.into()).unwrap_or('\u{e9}'))
             }
-            _ => false,
+            _ => None,
         };
-        let (left, right) = match pattern.width {
-            0 => (None, None),
-            w => (start.checked_sub(w).and_then(|from| bytes.get(from..start)), bytes.get(end..end + w)),
-        };
-        Hit { value_index: pattern.value, variant: pattern.variant, offset: start, inside_word: word(left) || word(right) }
+        let left = |n: usize| start.checked_sub(n * width).and_then(|from| bytes.get(from..from + width)).and_then(read);
+        let right = |n: usize| bytes.get(end + (n - 1) * width..end + n * width).and_then(read);
+        let word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+        let joined = |c: Option<char>, signs: &str, next: Option<char>| c.is_some_and(|c| signs.contains(c)) && word(next);
+        // As in `mentions`: ann@x.org is neither in jo.ann@x.org nor in ann@x.org.uk.
+        let longer = pattern.email && (joined(left(1), "._%+-", left(2)) || joined(right(1), ".-", right(2)));
+        // A letter that ends an escape (\n, \u000a, %20, =20) is none: what it stands for may be a space or a line end.
+        let hex = |n: usize| left(n).is_some_and(|c| c.is_ascii_hexdigit());
+        let slash = |n: usize| left(n) == Some('\\');
+        let escape = slash(2) || hex(1) && hex(2) && matches!(left(3), Some('%' | '=')) || (1..=4).all(hex) && left(5) == Some('u') && slash(6);
+        let before = word(left(1)) && !escape;
+        hit(before || word(right(1)) || longer)
     }
 }
 

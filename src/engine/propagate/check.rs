@@ -49,6 +49,17 @@ pub struct Checked {
     pub notes: Vec<String>,
 }
 
+/// What was found in a chunk, before it is known whether it may stand there.
+pub struct ChunkSearch {
+    /// Index of the value, and its variant.
+    found: Vec<(usize, &'static str)>,
+    /// Not everything packed in it could be looked into.
+    incomplete: bool,
+}
+
+/// Chunks that were searched for the same people: archives share most of theirs, and what stands in one stands in every archive that has it.
+pub type Searches = HashMap<ChunkId, ChunkSearch>;
+
 /// Fails unless the new generation is the old one with exactly the edit applied. `new` must be read back from the store.
 pub fn no_collateral(old: &OpenArchive, new: &OpenArchive, edit: &ArchiveEdit) -> Result<()> {
     let differs = |path: &str| Error::Verification(format!("{path} of the new generation is not what the edit makes of the old one"));
@@ -99,7 +110,7 @@ pub fn absence(
     before: Option<&OpenArchive>,
     people: &People,
     scope: Scope,
-    already_searched: &mut HashSet<ChunkId>,
+    known: &mut Searches,
 ) -> Result<Checked> {
     let mut checked = Checked { verdict: Verdict::Pass, problems: Vec::new(), notes: Vec::new() };
     let again = search(session, config, view, archive, people)?;
@@ -131,21 +142,26 @@ pub fn absence(
         ));
     }
     let allowed = kept_values(config, &again, &values);
-    let chosen = chunks_to_search(archive, before, scope, already_searched)?;
+    let chosen = chunks_to_search(archive, before, scope)?;
     let mut hits: BTreeMap<(String, &'static str), u64> = BTreeMap::new();
     for (path, id) in chosen {
         session.env.stop.check("nothing was removed yet; run the same command again")?;
-        let bytes = view.reader.read(&id, Role::Data)?;
-        let nested = searcher.search_nested(&bytes, Limits::default());
-        if nested.incomplete {
+        if !known.contains_key(&id) {
+            let bytes = view.reader.read(&id, Role::Data)?;
+            let nested = searcher.search_nested(&bytes, Limits::default());
+            let found = searcher.search(&bytes).into_iter().chain(nested.hits.into_iter().map(|n| n.hit));
+            let found = found.filter(|hit| !hit.inside_word).map(|hit| (hit.value_index, hit.variant)).collect();
+            known.insert(id, ChunkSearch { found, incomplete: nested.incomplete });
+        }
+        let Some(chunk) = known.get(&id) else { continue };
+        if chunk.incomplete {
             checked.notes.push(format!("{path}: packed members were too deep or too large to be searched to the end"));
         }
-        for hit in searcher.search(&bytes).into_iter().chain(nested.hits.into_iter().map(|n| n.hit)) {
-            if !hit.inside_word && !allowed.contains(&(path.clone(), hit.value_index)) {
-                *hits.entry((path.clone(), hit.variant)).or_default() += 1;
+        for (value, variant) in &chunk.found {
+            if !allowed.contains(&(path.clone(), *value)) {
+                *hits.entry((path.clone(), *variant)).or_default() += 1;
             }
         }
-        already_searched.insert(id);
     }
     for ((path, variant), n) in hits {
         checked.verdict = Verdict::Failed;
@@ -211,7 +227,6 @@ fn chunks_to_search(
     archive: &OpenArchive,
     before: Option<&OpenArchive>,
     scope: Scope,
-    already: &HashSet<ChunkId>,
 ) -> Result<Vec<(String, ChunkId)>> {
     let mut out = Vec::new();
     let mut seen = HashSet::new();
@@ -237,7 +252,7 @@ fn chunks_to_search(
         }
         let path = entry.display_path();
         for r in archive.refs(&entry)? {
-            if !shared.contains(&r.id) && !already.contains(&r.id) && seen.insert(r.id) {
+            if !shared.contains(&r.id) && seen.insert(r.id) {
                 out.push((path.clone(), r.id));
             }
         }

@@ -1,19 +1,20 @@
 //! Carrying a plan out, in the order that keeps everything safe. See the module's head for the order.
 
-use super::check::{absence, no_collateral};
+use super::check::{Searches, absence, no_collateral};
 use super::people::identities_key;
-use super::plan::{is_processed, search};
+use super::plan::{covers, is_processed, search};
 use super::{Options, People, Plan, Report, Scope, request_people};
 use crate::config;
 use crate::engine::edit::{ArchiveEdit, Tally, apply, tally};
 use crate::engine::event::{ArchiveOutcome, Event, Verdict};
 use crate::engine::reseal::reseal;
 use crate::engine::session::{Session, View, archive_of_key};
-use crate::engine::state::Request;
+use crate::engine::state::{Request, State};
 use crate::repository::entry::{ChunkId, Role};
-use crate::repository::{ArchiveId, ChunkIndex, ChunkReader, ChunkWriter, DropOptions, Head, Listed, Live, WriteOptions, drop_chunks};
+use crate::repository::{ArchiveId, ChunkIndex, ChunkReader, ChunkWriter, DropOptions, Head, Heads, Listed, Live, WriteOptions, drop_chunks};
 use crate::{Error, Result};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// An archive on its way through a run.
@@ -108,10 +109,9 @@ fn run_dataset(
     if session.repo.dataset(&config.name)?.is_none() {
         return Ok(());
     }
-    let people = request_people(session, requests)?;
     let state = session.state()?;
     let view = session.view(&config.name)?;
-    let heads = session.heads(&config.name)?;
+    let mut heads = session.heads(&config.name)?;
     for (key, e) in &heads.damaged {
         report.archives.push(unreadable(config, key, e));
     }
@@ -131,6 +131,7 @@ fn run_dataset(
         }
         return Ok(());
     }
+    discard_unverified(session, config, &state, &mut heads)?;
     let options = WriteOptions { level: session.config.compression_level, ..WriteOptions::default() };
     let writer = ChunkWriter::new(&session.repo, &view.dataset, view.index.clone(), options);
     session.env.monitor.phase(&format!("erasing from {}", config.name), Some(heads.latest.len() as u64));
@@ -138,10 +139,11 @@ fn run_dataset(
     for listed in heads.latest {
         session.env.stop.check("nothing was changed; run the same command again")?;
         let mut work = Work { outcome: outcome_of(config, &listed, &mode), old: listed, edit: ArchiveEdit::default(), new: None };
-        if is_processed(&state, &work.old, requests) {
+        let open: Vec<&Request> = requests.iter().copied().filter(|r| !is_processed(&state, &work.old, &[r])).collect();
+        if open.is_empty() {
             work.outcome.notes.push("already processed by an earlier run".into());
         } else {
-            prepare(session, config, &view, &people, requests, &writer, report.started, &mut work)?;
+            prepare(session, config, &view, &open, &writer, report.started, &mut work)?;
         }
         session.env.monitor.advance(1);
         works.push(work);
@@ -155,7 +157,7 @@ fn run_dataset(
             session.repo.put_head(head)?;
         }
     }
-    verify_and_replace(session, config, &people, requests, scope, lease, works, &heads.older, report)
+    verify_and_replace(session, config, requests, scope, lease, works, &heads.older, report)
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -163,12 +165,12 @@ fn prepare(
     session: &Session,
     config: &config::Dataset,
     view: &View,
-    people: &People,
     requests: &[&Request],
     writer: &ChunkWriter,
     epoch: u64,
     work: &mut Work,
 ) -> Result<()> {
+    let people = &request_people(session, requests)?;
     let archive = view.open(&work.old.head);
     let mut attempt = || -> Result<(ArchiveEdit, Tally)> {
         let searched = search(session, config, view, &archive, people)?;
@@ -206,12 +208,25 @@ fn prepare(
     Ok(())
 }
 
+/// What an interrupted run left beside the generation that it was to replace was never read back: it is made anew from the old one.
+fn discard_unverified(session: &Session, config: &config::Dataset, state: &State, heads: &mut Heads) -> Result<()> {
+    for listed in &mut heads.latest {
+        let verified = state.facts(&config.name, &listed.head.archive).highest.is_none_or(|(generation, _)| generation >= listed.head.generation);
+        let older = heads.older.iter().filter(|o| o.head.archive == listed.head.archive).max_by_key(|o| o.head.generation);
+        if let (false, Some(older)) = (verified, older.cloned()) {
+            session.repo.delete_head(&config.name, &listed.head.archive, listed.head.generation)?;
+            heads.older.retain(|o| o.key != older.key);
+            *listed = older;
+        }
+    }
+    Ok(())
+}
+
 /// Reads the new generations back, and only for those that hold what they should removes the old ones.
 #[allow(clippy::too_many_arguments)]
 fn verify_and_replace(
     session: &Session,
     config: &config::Dataset,
-    people: &People,
     requests: &[&Request],
     scope: Scope,
     lease: &crate::repository::Lease,
@@ -226,7 +241,8 @@ fn verify_and_replace(
         ..view.clone()
     };
     let stored = session.repo.heads(&config.name)?;
-    let mut searched: HashSet<ChunkId> = HashSet::new();
+    // Which of the requests concern an archive differs from archive to archive, and with it who is searched for.
+    let mut people: BTreeMap<Vec<String>, (People, Searches)> = BTreeMap::new();
     let mut remove: Vec<Listed> = Vec::new();
     session.env.monitor.phase(&format!("verifying {}", config.name), Some(works.len() as u64));
     for work in &mut works {
@@ -242,11 +258,18 @@ fn verify_and_replace(
             None => older.iter().filter(|l| l.head.archive == listed.head.archive).max_by_key(|l| l.head.generation).cloned(),
         };
         let before_archive = before.as_ref().map(|l| cold.open(&l.head));
+        let concerned: Vec<&Request> = requests.iter().copied().filter(|r| covers(r, &work.old)).collect();
+        let (people, searches) = match people.entry(concerned.iter().map(|r| r.id.clone()).collect()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert((request_people(session, &concerned)?, Searches::new())),
+        };
+        let mut is_the_edit = work.new.is_none();
         let result = (|| -> Result<Verdict> {
             if work.new.is_some() {
                 no_collateral(&cold.open(&work.old.head), &archive, &work.edit)?;
+                is_the_edit = true;
             }
-            let checked = absence(session, config, &cold, &archive, before_archive.as_ref(), people, scope, &mut searched)?;
+            let checked = absence(session, config, &cold, &archive, before_archive.as_ref(), people, scope, searches)?;
             work.outcome.left.extend(checked.problems);
             work.outcome.notes.extend(checked.notes);
             Ok(checked.verdict)
@@ -263,9 +286,8 @@ fn verify_and_replace(
         work.outcome.before =
             before.as_ref().map_or((listed.head.generation, listed.digest.clone()), |l| (l.head.generation, l.digest.clone()));
         work.outcome.after = (listed.head.generation, listed.digest.clone());
-        let collateral = matches!(verdict, Verdict::Failed) && work.outcome.left.iter().any(|l| l.contains("verification failed"));
-        if collateral {
-            // The old generation is still whole: go back to it.
+        if !is_the_edit {
+            // It could not be read back as what it should be, for whatever reason. The old generation is still whole: go back to it.
             session.repo.delete_head(&config.name, &listed.head.archive, listed.head.generation)?;
             work.outcome.after = work.outcome.before.clone();
             continue;
@@ -292,7 +314,6 @@ fn verify_and_replace(
     let gone = drop_dead(session, &config.name, &remove, report)?;
     report.gone = report.gone.and(gone);
     session.catalog.witness_heads(&config.name, &session.repo.heads(&config.name)?)?;
-    let _ = requests;
     report.archives.extend(works.into_iter().map(|w| w.outcome));
     Ok(())
 }
