@@ -14,67 +14,7 @@ use reseal::repository::ArchiveId;
 use serde_json::{Value, json};
 use small::{assert_verified, copy_tree, erase, night, oracle, restore};
 
-const CONFIG: &str = r#"
-datasets:
-  all:
-    source:
-      paths: [./data]
-    unmapped: preserve
-    collections:
-      - name: person
-        entry: crm.db
-        primary_key: [id]
-        on_erase: anonymize
-        fields:
-          id: {identity: customer_id}
-          email: {identity: email, normalize: [nfc, trim, lower], action: {strategy: random_string_rewrite, format_preservation: {suffix: "@erased.invalid"}}}
-          first: {action: {strategy: null_rewrite}}
-          last: {normalize: [nfc, trim, lower], action: {strategy: string_rewrite, rewrite_value: gone}}
-          born: {action: {strategy: null_rewrite}}
-          note: {scan: identities}
-        identities: [{name: person, fields: [last, born]}]
-      - {name: account, entry: crm.db, primary_key: [code], on_erase: delete, references: [{fields: [person], to: person}]}
-      - {name: payment, entry: crm.db, primary_key: [ref], on_erase: delete, references: [{fields: [account], to: all.account, when: "kind = 'retail'"}]}
-      - {name: refund, entry: crm.db, on_erase: delete, references: [{fields: [payment], to: payment}]}
-      - {name: membership, entry: crm.db, primary_key: [person, team], on_erase: delete, references: [{fields: [person], to: person}]}
-      - {name: message, entry: crm.db, primary_key: [id], on_erase: delete, references: [{fields: [sender], to: person}, {fields: [recipient], to: person}]}
-      - name: invoice
-        entry: crm.db
-        primary_key: [id]
-        on_erase: delete
-        references: [{fields: [person], to: person}]
-        retain: {until: issued + 5y, basis: GDPR 17(3)(b)}
-      - {name: comment, entry: crm.db, primary_key: [id], on_erase: delete, references: [{fields: [author], to: person}, {fields: [parent], to: comment}]}
-      - {name: alpha, entry: crm.db, primary_key: [id], on_erase: delete, references: [{fields: [person], to: person}, {fields: [beta], to: beta}]}
-      - {name: beta, entry: crm.db, primary_key: [id], on_erase: delete, references: [{fields: [alpha], to: alpha}]}
-      - name: signups
-        entry: data/signups.csv
-        on_erase: delete
-        fields: {Email: {identity: email, normalize: [nfc, trim, lower]}}
-      - name: leads
-        entry: data/leads.tsv
-        header: false
-        on_erase: anonymize
-        fields:
-          "1": {identity: email, normalize: [nfc, trim, lower], action: {strategy: random_string_rewrite, format_preservation: {suffix: "@erased.invalid"}}}
-          "2": {action: {strategy: null_rewrite}}
-          "3": {identity: customer_id, action: {strategy: null_rewrite}}
-      - {name: orders, entry: data/orders.csv, primary_key: [code], on_erase: delete, references: [{fields: [customer], to: person}]}
-      - {name: posts, entry: data/posts.ndjson, on_erase: delete, references: [{fields: [order.code], to: orders}]}
-      - name: events
-        entry: data/events.ndjson
-        on_erase: delete
-        fields: {user.id: {identity: customer_id}}
-      - name: carts
-        entry: data/carts.ndjson
-        on_erase: anonymize
-        fields:
-          user.email: {identity: email, normalize: [nfc, trim, lower], action: {strategy: random_string_rewrite, format_preservation: {suffix: "@erased.invalid"}}}
-          items[].owner.id: {identity: customer_id, action: {strategy: null_rewrite}}
-          name: {action: {strategy: string_rewrite, rewrite_value: x}}
-      - {name: uploads, entry: "data/uploads/{customer_id}/**", on_erase: delete}
-      - {name: mail, entry: "data/mail/{email}.eml", on_erase: delete}
-"#;
+const CONFIG: &str = include_str!("oracle.yaml");
 
 /// What varies.
 #[derive(Debug, Clone)]
