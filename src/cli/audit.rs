@@ -57,7 +57,11 @@ fn check(cx: &Context, session: &Session, files: &[PathBuf]) -> Result<u8> {
     };
     // Every entry must also be readable as an event: what cannot be read cannot be folded.
     session.state()?;
-    cx.ui.data(&format!("the chain of {} is whole; its last hash is {}", text::count(entries as u64, "entry", "entries"), hex::encode(head.1)));
+    cx.ui.data(&format!(
+        "the chain of {} is whole; its last hash is {}",
+        text::count(entries as u64, "entry", "entries"),
+        hex::encode(head.1)
+    ));
     let mut good = true;
     let mut objects: Vec<Value> = Vec::new();
     for file in files {

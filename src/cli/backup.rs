@@ -3,9 +3,9 @@
 use super::args::Backup;
 use super::open::Context;
 use super::{DONE, PARTIAL, go_on, text, ui, worst};
+use crate::Result;
 use crate::engine::backup::{self, Report};
 use crate::source::walk::Severity;
-use crate::Result;
 use serde_json::{Value, json};
 
 /// Backs up the datasets named, or all. One that fails does not keep the others from being tried.

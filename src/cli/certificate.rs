@@ -77,7 +77,9 @@ pub fn say(cx: &Context, checked: &CheckedCertificate) {
     match checked.ours {
         Some(true) => cx.ui.data("that is the key of this repository"),
         Some(false) => cx.ui.warn("that is NOT the key of this repository: the certificate is another repository's, or forged"),
-        None => cx.ui.data("whose key that is was not checked: there is no opened repository to compare with; compare it with the one that you know"),
+        None => cx.ui.data(
+            "whose key that is was not checked: there is no opened repository to compare with; compare it with the one that you know",
+        ),
     }
     match checked.in_chain {
         Some(true) => cx.ui.data("the audit chain has the entry that it names"),

@@ -61,7 +61,8 @@ pub fn say(cx: &Context, report: &Report) {
 
 /// For scripts.
 pub fn object(report: &Report) -> Value {
-    let checks: Vec<Value> = report.checks.iter().map(|c| json!({ "name": c.name, "result": c.verdict.to_string(), "detail": c.detail })).collect();
+    let checks: Vec<Value> =
+        report.checks.iter().map(|c| json!({ "name": c.name, "result": c.verdict.to_string(), "detail": c.detail })).collect();
     json!({
         "dataset": report.dataset,
         "archive": report.archive.to_string(),

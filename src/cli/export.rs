@@ -19,7 +19,9 @@ pub fn run(cx: &Context, args: &Export) -> Result<u8> {
         return Err(Error::Usage("with --json standard output holds the object, so the stream needs --out FILE".into()));
     }
     if args.out.is_none() && std::io::stdout().is_terminal() {
-        return Err(Error::Usage("a tar stream is not for a terminal; redirect it (reseal export … > backup.tar) or use --out FILE".into()));
+        return Err(Error::Usage(
+            "a tar stream is not for a terminal; redirect it (reseal export … > backup.tar) or use --out FILE".into(),
+        ));
     }
     let session = cx.session()?;
     let archive = session.find_archive(&args.archive)?.head;
@@ -27,7 +29,8 @@ pub fn run(cx: &Context, args: &Export) -> Result<u8> {
     let bypass = bypass(&args.gate);
     let entries = match &args.out {
         Some(path) => {
-            let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(Error::io("create", path))?;
+            let file =
+                std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(Error::io("create", path))?;
             let written = (|| -> Result<u64> {
                 let mut out = BufWriter::with_capacity(BUFFER, file);
                 let entries = export::export(&session, &wanted, &args.paths, bypass.as_ref(), &mut out)?;

@@ -32,7 +32,8 @@ fn object(slot: &SlotInfo) -> Value {
 fn list(cx: &Context) -> Result<u8> {
     let session = cx.session()?;
     let slots = session.repo.slots()?;
-    let mut table = Table::new(&[("slot", Align::Left), ("label", Align::Left), ("kind", Align::Left), ("made (UTC)", Align::Left), ("", Align::Left)]);
+    let mut table =
+        Table::new(&[("slot", Align::Left), ("label", Align::Left), ("kind", Align::Left), ("made (UTC)", Align::Left), ("", Align::Left)]);
     for s in &slots {
         let here = if s.current { "opened this" } else { "" };
         table.row(vec![text::short(s.id), s.label.clone(), kind(s).into(), text::time(s.created), here.into()]);

@@ -79,7 +79,9 @@ impl Context {
     pub fn catalog(&self, config: &Config, repo: &Repository) -> Result<Catalog> {
         let (catalog, fresh) = Catalog::open(&state_dir(config)?, &repo.id().to_string())?;
         if fresh {
-            self.env.monitor.detail("this machine has not seen the repository before: whether an old copy of it was put back cannot be told yet");
+            self.env
+                .monitor
+                .detail("this machine has not seen the repository before: whether an old copy of it was put back cannot be told yet");
         }
         Ok(catalog)
     }
@@ -126,7 +128,9 @@ fn state_dir(config: &Config) -> Result<PathBuf> {
     absolute("XDG_STATE_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
         .map(|base| base.join("reseal"))
-        .ok_or_else(|| Error::Usage("neither state_dir in the configuration nor XDG_STATE_HOME nor HOME says where the local catalog may be".into()))
+        .ok_or_else(|| {
+            Error::Usage("neither state_dir in the configuration nor XDG_STATE_HOME nor HOME says where the local catalog may be".into())
+        })
 }
 
 fn user() -> String {

@@ -57,7 +57,11 @@ pub fn render(certificate: &Value) -> String {
     ];
     out += &table(body.get("archives"), &archives.map(|(n, p)| (n, p.to_string())));
     out += "<h2>Copies that survive</h2>\n";
-    out += &table(body.get("surviving_copies"), &[("dataset", "/dataset"), ("archive", "/archive"), ("why", "/why"), ("until at the latest", "/can_exist_until")].map(|(n, p)| (n, p.to_string())));
+    out += &table(
+        body.get("surviving_copies"),
+        &[("dataset", "/dataset"), ("archive", "/archive"), ("why", "/why"), ("until at the latest", "/can_exist_until")]
+            .map(|(n, p)| (n, p.to_string())),
+    );
     out += "<h2>Not covered</h2>\n";
     out += &list(body.get("not_covered"));
     let signature = |p: &str| certificate.pointer(p).map_or_else(String::new, text);
@@ -98,7 +102,8 @@ fn table(rows: Option<&Value>, columns: &[(&str, String)]) -> String {
     let body: String = rows
         .iter()
         .map(|row| {
-            let cells: String = columns.iter().map(|(_, p)| format!("<td>{}</td>", html(&row.pointer(p).map_or_else(String::new, text)))).collect();
+            let cells: String =
+                columns.iter().map(|(_, p)| format!("<td>{}</td>", html(&row.pointer(p).map_or_else(String::new, text)))).collect();
             format!("<tr>{cells}</tr>\n")
         })
         .collect();

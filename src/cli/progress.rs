@@ -89,7 +89,9 @@ impl Monitor for Progress {
                 if let Some(old) = slot.take() {
                     old.finish_and_clear();
                 }
-                let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr()).with_style(style(total)).with_message(name.to_string());
+                let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr())
+                    .with_style(style(total))
+                    .with_message(name.to_string());
                 bar.enable_steady_tick(Duration::from_millis(120));
                 *slot = Some(bar);
             }

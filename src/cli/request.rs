@@ -25,13 +25,27 @@ pub fn run(cx: &Context, command: &Command) -> Result<u8> {
             Ok(DONE)
         }
         Command::Cancel(a) => step(cx, &session, &a.request, Transition::Cancel, "cancelled; its identities are destroyed"),
-        Command::Hold(a) => step(cx, &session, &a.request, Transition::Hold { reason: a.reason.clone() }, "on hold; end it with: reseal request release"),
+        Command::Hold(a) => {
+            step(cx, &session, &a.request, Transition::Hold { reason: a.reason.clone() }, "on hold; end it with: reseal request release")
+        }
         Command::Release(a) => step(cx, &session, &a.request, Transition::Release, "released"),
         Command::Approve(a) => step(cx, &session, &a.request, Transition::Approve { actor: session.actor.clone() }, "approved"),
-        Command::Extend(a) => step(cx, &session, &a.request, Transition::Extend { reason: a.reason.clone() }, "extended; tell the person why, within the first month (GDPR Art. 12(3))"),
+        Command::Extend(a) => step(
+            cx,
+            &session,
+            &a.request,
+            Transition::Extend { reason: a.reason.clone() },
+            "extended; tell the person why, within the first month (GDPR Art. 12(3))",
+        ),
         Command::Refuse(a) => {
             let ground = a.cite.as_ref().map_or_else(|| a.ground.clone(), |c| format!("{} ({c})", a.ground));
-            step(cx, &session, &a.request, Transition::Refuse { ground }, "refused; its identities are destroyed. Tell the person why, and how to complain (GDPR Art. 12(4))")
+            step(
+                cx,
+                &session,
+                &a.request,
+                Transition::Refuse { ground },
+                "refused; its identities are destroyed. Tell the person why, and how to complain (GDPR Art. 12(4))",
+            )
         }
         Command::CameBack(a) => {
             request::came_back(&session, &a.request, a.reason.clone())?;
@@ -64,12 +78,19 @@ fn open(cx: &Context, session: &Session, args: &RequestOpen) -> Result<u8> {
         let deadline = r.deadline.map_or_else(String::new, |d| format!(", deadline {} UTC", text::time(d)));
         cx.ui.say(&format!("opened request {}: {}, due {} UTC{deadline}", r.id, r.stage(now), text::time(r.clock.due_at)));
         if r.clock.approvals_missing() > 0 {
-            cx.ui.say(&format!("it needs {}: reseal request approve {}", text::count(r.clock.approvals_missing().into(), "approval", "approvals"), r.id));
+            cx.ui.say(&format!(
+                "it needs {}: reseal request approve {}",
+                text::count(r.clock.approvals_missing().into(), "approval", "approvals"),
+                r.id
+            ));
         }
     }
     deadlines::warn(&cx.ui, requests.iter().copied(), now);
     if args.identity_file.as_os_str() != "-" {
-        cx.ui.say(&format!("the identities are sealed in the repository; {} is no longer needed for this: delete it", args.identity_file.display()));
+        cx.ui.say(&format!(
+            "the identities are sealed in the repository; {} is no longer needed for this: delete it",
+            args.identity_file.display()
+        ));
     }
     let objects: Vec<Value> = requests.iter().map(|r| object(r, now)).collect();
     cx.ui.object(&json!({ "request": objects.first(), "requests": objects }));
@@ -153,7 +174,8 @@ fn show(cx: &Context, session: &Session, r: &Request) {
     }
     if let Some(f) = &r.finished {
         let left = f.archives.iter().filter(|a| !a.left.is_empty()).count();
-        let result = if f.done { "everything".to_string() } else { format!("in part: {left} of {} archives have something left", f.archives.len()) };
+        let result =
+            if f.done { "everything".to_string() } else { format!("in part: {left} of {} archives have something left", f.archives.len()) };
         lines.push(("propagated", format!("{} by {}, {result}", at(f.at), f.actor)));
     }
     for (dataset, archive, when) in &r.still_live {

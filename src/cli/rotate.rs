@@ -41,10 +41,22 @@ pub fn say(cx: &Context, report: &Report, dry_run: bool) {
     let going = report.archives.iter().filter(|a| a.expires).count() as u64;
     let staying = report.archives.len() as u64 - going;
     if dry_run {
-        let mut table = Table::new(&[("archive", Align::Left), ("dataset", Align::Left), ("time (UTC)", Align::Left), ("", Align::Left), ("rule", Align::Left)]);
+        let mut table = Table::new(&[
+            ("archive", Align::Left),
+            ("dataset", Align::Left),
+            ("time (UTC)", Align::Left),
+            ("", Align::Left),
+            ("rule", Align::Left),
+        ]);
         for a in &report.archives {
             let fate = if a.expires { "goes" } else { "stays" };
-            table.row(vec![text::short(a.listed.head.archive), report.dataset.clone(), text::time(a.listed.head.created_at), fate.into(), a.reason.clone()]);
+            table.row(vec![
+                text::short(a.listed.head.archive),
+                report.dataset.clone(),
+                text::time(a.listed.head.created_at),
+                fate.into(),
+                a.reason.clone(),
+            ]);
         }
         if !table.is_empty() {
             cx.ui.data(&table.render());
@@ -61,7 +73,12 @@ pub fn say(cx: &Context, report: &Report, dry_run: bool) {
             a.reason
         ));
     }
-    cx.ui.say(&format!("{}: {} gone, {staying} left; {} freed", report.dataset, text::count(going, "archive", "archives"), text::bytes(report.dropped.1)));
+    cx.ui.say(&format!(
+        "{}: {} gone, {staying} left; {} freed",
+        report.dataset,
+        text::count(going, "archive", "archives"),
+        text::bytes(report.dropped.1)
+    ));
     if report.gone == Verdict::Unknown {
         cx.ui.warn(&format!("{}: whether everything that was removed is gone could not be checked; see: reseal verify", report.dataset));
     }

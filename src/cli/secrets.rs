@@ -191,7 +191,8 @@ fn prompt(text: &str, otherwise: &str) -> Result<Zeroizing<String>> {
         return Err(Error::Usage(otherwise.to_string()));
     }
     let _asking = Asking::new();
-    let typed = rpassword::prompt_password(text).map(Zeroizing::new).map_err(|e| Error::Usage(format!("cannot read the passphrase: {e}")))?;
+    let typed =
+        rpassword::prompt_password(text).map(Zeroizing::new).map_err(|e| Error::Usage(format!("cannot read the passphrase: {e}")))?;
     if typed.is_empty() {
         return Err(Error::Usage("the passphrase is empty; nothing was done".into()));
     }

@@ -33,7 +33,10 @@ pub fn run(cx: &Context, args: &Show) -> Result<u8> {
             ("digest", listed.digest.clone()),
             ("source", head.source.clone()),
             ("made by", head.tool.clone()),
-            ("verified", facts.verified_at.as_ref().map_or_else(|| "never".into(), |(at, scope)| format!("{} UTC ({scope})", text::time(*at)))),
+            (
+                "verified",
+                facts.verified_at.as_ref().map_or_else(|| "never".into(), |(at, scope)| format!("{} UTC ({scope})", text::time(*at))),
+            ),
             ("drilled", facts.drilled_at.map_or_else(|| "never".into(), |at| format!("{} UTC", text::time(at)))),
         ];
         if let Some(tag) = &head.tag {
@@ -169,6 +172,9 @@ mod tests {
 
     #[test]
     fn modes_read_like_tar() {
-        assert_eq!([0o644, 0o755, 0o4755, 0o2710, 0o1777, 0o1776].map(permissions), ["rw-r--r--", "rwxr-xr-x", "rwsr-xr-x", "rwx--s---", "rwxrwxrwt", "rwxrwxrwT"]);
+        assert_eq!(
+            [0o644, 0o755, 0o4755, 0o2710, 0o1777, 0o1776].map(permissions),
+            ["rw-r--r--", "rwxr-xr-x", "rwsr-xr-x", "rwx--s---", "rwxrwxrwt", "rwxrwxrwT"]
+        );
     }
 }

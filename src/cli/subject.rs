@@ -23,21 +23,36 @@ fn find(cx: &Context, args: &SubjectFind) -> Result<u8> {
     let person = subject::one_subject(&session, &text)?;
     drop(text);
     let places = subject::find(&session, &person)?;
-    let mut table = Table::new(&[("archive", Align::Left), ("dataset", Align::Left), ("time (UTC)", Align::Left), ("records", Align::Right), ("in", Align::Left)]);
+    let mut table = Table::new(&[
+        ("archive", Align::Left),
+        ("dataset", Align::Left),
+        ("time (UTC)", Align::Left),
+        ("records", Align::Right),
+        ("in", Align::Left),
+    ]);
     let (mut objects, mut unsearched, mut holding) = (Vec::new(), 0u64, 0u64);
     for place in &places {
         let records: u64 = place.collections.values().sum();
         if records > 0 {
             holding += 1;
             let collections: Vec<String> = place.collections.iter().map(|(c, n)| format!("{c} {n}")).collect();
-            table.row(vec![text::short(place.archive), place.dataset.clone(), text::time(place.created_at), records.to_string(), collections.join(", ")]);
+            table.row(vec![
+                text::short(place.archive),
+                place.dataset.clone(),
+                text::time(place.created_at),
+                records.to_string(),
+                collections.join(", "),
+            ]);
         }
         for (entry, why) in &place.failed {
             unsearched += 1;
             cx.ui.warn(&format!("{entry} in archive {} was NOT searched: {why}", text::short(place.archive)));
         }
         for entry in &place.fell_back {
-            cx.env.monitor.detail(&format!("{entry} in archive {} was read as a whole: the archive is older than the data map", text::short(place.archive)));
+            cx.env.monitor.detail(&format!(
+                "{entry} in archive {} was read as a whole: the archive is older than the data map",
+                text::short(place.archive)
+            ));
         }
         let failed: Vec<_> = place.failed.iter().map(|(entry, why)| json!({ "entry": entry, "message": why })).collect();
         objects.push(json!({

@@ -87,15 +87,18 @@ pub fn tell(event: &Event) -> Told {
 
 fn about_an_archive(event: &Event) -> Told {
     match event {
-        Event::ArchiveSealed { dataset, archive, created_at, .. } => {
-            Told::of("archive-sealed", format!("archive {} of {dataset} was made, with the state of {}", text::short(archive), utc(*created_at)))
+        Event::ArchiveSealed { dataset, archive, created_at, .. } => Told::of(
+            "archive-sealed",
+            format!("archive {} of {dataset} was made, with the state of {}", text::short(archive), utc(*created_at)),
+        )
+        .archive(dataset, archive),
+        Event::ArchiveResealed { dataset, archive, generation, .. } => {
+            Told::of("archive-resealed", format!("archive {} of {dataset} is generation {generation} now", text::short(archive)))
                 .archive(dataset, archive)
         }
-        Event::ArchiveResealed { dataset, archive, generation, .. } => {
-            Told::of("archive-resealed", format!("archive {} of {dataset} is generation {generation} now", text::short(archive))).archive(dataset, archive)
-        }
         Event::ArchiveRotated { dataset, archive, reason, .. } => {
-            Told::of("archive-rotated", format!("archive {} of {dataset} was rotated out ({reason})", text::short(archive))).archive(dataset, archive)
+            Told::of("archive-rotated", format!("archive {} of {dataset} was rotated out ({reason})", text::short(archive)))
+                .archive(dataset, archive)
         }
         Event::ArchiveVerified { dataset, archive, generation, scope, result } => {
             let what = format!("archive {} of {dataset}, generation {generation}, was verified ({scope}): {result}", text::short(archive));
@@ -111,12 +114,20 @@ fn about_an_archive(event: &Event) -> Told {
             Told::of("archive-drilled", what).archive(dataset, archive)
         }
         Event::GateSkipped { dataset, archive, reason, approver } => {
-            let what = format!("archive {} of {dataset} was handed out WITHOUT later erasures, approved by {approver}: {reason}", text::short(archive));
+            let what = format!(
+                "archive {} of {dataset} was handed out WITHOUT later erasures, approved by {approver}: {reason}",
+                text::short(archive)
+            );
             Told::of("gate-skipped", what).archive(dataset, archive)
         }
         Event::Restored { dataset, archive, how, replayed } => {
-            let applied = if *replayed == 0 { String::new() } else { format!(", {} applied", text::count(*replayed, "later erasure", "later erasures")) };
-            Told::of("restored", format!("archive {} of {dataset} was handed out ({how}{applied})", text::short(archive))).archive(dataset, archive)
+            let applied = if *replayed == 0 {
+                String::new()
+            } else {
+                format!(", {} applied", text::count(*replayed, "later erasure", "later erasures"))
+            };
+            Told::of("restored", format!("archive {} of {dataset} was handed out ({how}{applied})", text::short(archive)))
+                .archive(dataset, archive)
         }
         Event::StillLive { request, dataset, archive, records } => {
             let n: u64 = records.values().sum();

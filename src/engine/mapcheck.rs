@@ -60,7 +60,9 @@ pub fn gather(config: &Config, dataset: &Dataset, depth: Depth, env: &Env) -> Re
         Source::Sqlite { path, entry } => look.file(entry.as_bytes(), path)?,
         Source::Command { entry, .. } | Source::Stdin { entry } => {
             look.out.facts.entries.push(EntryFacts { path: entry.clone().into_bytes(), ..EntryFacts::default() });
-            look.out.problems.push(format!("{entry} was not looked into: it comes from a command or from standard input, which is not run for this"));
+            look.out
+                .problems
+                .push(format!("{entry} was not looked into: it comes from a command or from standard input, which is not run for this"));
         }
     }
     Ok(look.out)
@@ -85,7 +87,9 @@ impl Look<'_> {
                 Walked::Problem(p) if p.severity > Severity::Note => self.out.problems.push(p.to_string()),
                 Walked::Problem(_) => {}
                 // What lies beside a database is in its snapshot, and is no entry.
-                Walked::Item(item) if item.entry.kind == EntryKind::File && item.sidecar_of.is_none() => self.file(&item.entry.path, &item.path)?,
+                Walked::Item(item) if item.entry.kind == EntryKind::File && item.sidecar_of.is_none() => {
+                    self.file(&item.entry.path, &item.path)?
+                }
                 Walked::Item(_) => {}
             }
         }
@@ -150,7 +154,13 @@ fn plain_collection() -> Result<Collection> {
 }
 
 /// Columns in the order of the header, then whatever else the records have.
-fn columns(entry: &[u8], format: &'static dyn RecordFormat, collection: &Collection, from: &mut dyn Read, env: &Env) -> Result<Vec<String>> {
+fn columns(
+    entry: &[u8],
+    format: &'static dyn RecordFormat,
+    collection: &Collection,
+    from: &mut dyn Read,
+    env: &Env,
+) -> Result<Vec<String>> {
     let gear = Gear::new(&[0; 32]);
     let mut columns = Vec::new();
     let mut seen = BTreeSet::new();
@@ -169,7 +179,8 @@ fn columns(entry: &[u8], format: &'static dyn RecordFormat, collection: &Collect
 
 /// A database's tables, as far as an erasure works on them: an index over another table's text and a view hold nothing of their own.
 fn tables(path: &Path) -> Result<Vec<TableFacts>> {
-    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(Error::sqlite("opening the database"))?;
+    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+        .map_err(Error::sqlite("opening the database"))?;
     db.busy_timeout(std::time::Duration::from_secs(5)).map_err(Error::sqlite("opening the database"))?;
     let schema = Schema::load(&db)?;
     let holds = |t: &&crate::format::sqlite::schema::Table| match t.kind {
@@ -227,7 +238,8 @@ mod tests {
     }
 
     fn load(path: &Path, rest: &str) -> Config {
-        std::fs::write(path, format!("version: 1\nrepository: ./backups\ndatasets:\n  crm:\n    source: {{paths: [./data]}}\n{rest}")).unwrap();
+        std::fs::write(path, format!("version: 1\nrepository: ./backups\ndatasets:\n  crm:\n    source: {{paths: [./data]}}\n{rest}"))
+            .unwrap();
         crate::config::load(path).unwrap()
     }
 

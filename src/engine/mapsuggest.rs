@@ -190,14 +190,21 @@ impl Writer {
             let list = |fields: &[String]| fields.iter().map(|f| quoted(f)).collect::<Vec<_>>().join(", ");
             for (f, target) in keys {
                 let to = quoted(&format!("{}.{target}", dataset.name));
-                let _ = writeln!(y, "      - {{fields: [{}], to: {to}, to_fields: [{}], direction: from}}", list(&f.fields), list(&f.to_fields));
+                let _ = writeln!(
+                    y,
+                    "      - {{fields: [{}], to: {to}, to_fields: [{}], direction: from}}",
+                    list(&f.fields),
+                    list(&f.to_fields)
+                );
             }
         }
         y.push_str("    fields:\n");
         let owner = table.columns.iter().any(|c| is_personal(&c.name));
         for column in &table.columns {
             let field = match (key, look(&column.name)) {
-                (Some(k), _) if k.name == column.name && owner => format!("{{category: user.unique_id, identity: {}}}", kind_of_key(&table.name)),
+                (Some(k), _) if k.name == column.name && owner => {
+                    format!("{{category: user.unique_id, identity: {}}}", kind_of_key(&table.name))
+                }
                 (_, Some(g)) => described(&g, column),
                 _ => String::new(),
             };
@@ -247,7 +254,9 @@ fn described(g: &Guess, column: &ColumnFacts) -> String {
         (_, false, _) => "{strategy: null_rewrite}".into(),
         // A number or date that must be there: somebody has to think.
         _ if !takes_text => return format!("{{{}}}   # NOT NULL and no text: choose an action", parts.join(", ")),
-        (_, true, true) if g.identity == Some("email") => r#"{strategy: random_string_rewrite, format_preservation: {suffix: "@erased.invalid"}}"#.into(),
+        (_, true, true) if g.identity == Some("email") => {
+            r#"{strategy: random_string_rewrite, format_preservation: {suffix: "@erased.invalid"}}"#.into()
+        }
         (_, true, true) => "{strategy: random_string_rewrite}".into(),
         (_, true, false) => r#"{strategy: string_rewrite, rewrite_value: "[erased]"}"#.into(),
     };
@@ -282,7 +291,8 @@ mod tests {
 
     #[test]
     fn people_are_recognised_and_things_are_not() {
-        for name in ["Email", "user.email", "contact_email", "PHONE", "FirstName", "last_name", "BillingCity", "birth_date", "iban", "name"] {
+        for name in ["Email", "user.email", "contact_email", "PHONE", "FirstName", "last_name", "BillingCity", "birth_date", "iban", "name"]
+        {
             assert!(is_personal(name), "{name}");
         }
         for name in ["title", "price", "file_name", "notes", "id", "total", "description"] {

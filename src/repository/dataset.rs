@@ -82,12 +82,6 @@ impl Dataset {
         }
     }
 
-    /// A dataset that is in no repository, for tests of what needs one.
-    #[cfg(test)]
-    pub(crate) fn for_tests(name: &str) -> Dataset {
-        Dataset::from_secret(name, &Key::new(Zeroizing::new([7; 32])))
-    }
-
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name

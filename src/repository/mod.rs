@@ -37,6 +37,8 @@ pub mod write;
 mod cbor;
 mod fetch;
 #[cfg(test)]
+mod recover_test;
+#[cfg(test)]
 pub(crate) mod testing;
 
 use crate::crypto::kdf::KdfParams;

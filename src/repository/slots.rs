@@ -21,6 +21,8 @@ use crate::{Error, Result};
 use std::time::Duration;
 use zeroize::Zeroizing;
 
+/// Where sealed objects of the engine may live: a rotation must find them.
+pub(super) const ENGINE_PREFIXES: [&str; 3] = ["requests/", "certificates/", "records/"];
 /// The lease that changes of slots and root hold.
 const LEASE: &str = "keys";
 const LEASE_TTL: Duration = Duration::from_secs(120);
@@ -214,6 +216,10 @@ impl Repository {
             let mut found = 0;
             for (store, prefix) in self.sealed_prefixes() {
                 for object in store.list(prefix)? {
+                    // What an interrupted init left behind was never this repository's.
+                    if prefix == "signing/" && object.key != super::signing_key(self.id()) {
+                        continue;
+                    }
                     self.env().stop.check("the rotation of the root key; run it again to complete it")?;
                     lease.check_cheaply()?;
                     match self.reseal(store, &object.key, root) {
@@ -237,9 +243,9 @@ impl Repository {
             (keys, "signing/"),
             (keys, "datasets/"),
             (keys, "ledger/"),
-            (keys, "requests/"),
-            (keys, "certificates/"),
-            (keys, "records/"),
+            (keys, ENGINE_PREFIXES[0]),
+            (keys, ENGINE_PREFIXES[1]),
+            (keys, ENGINE_PREFIXES[2]),
             (keys, "sheets/"),
             (data, "archives/"),
         ]
@@ -267,9 +273,6 @@ impl Repository {
         }
     }
 }
-
-/// Where sealed objects of the engine may live: a rotation must find them.
-pub(super) const ENGINE_PREFIXES: [&str; 3] = ["requests/", "certificates/", "records/"];
 
 #[cfg(test)]
 mod tests {

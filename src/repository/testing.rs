@@ -33,7 +33,7 @@ pub struct Fixture {
     pub clock: Arc<TestClock>,
     pub env: Env,
     pub repo: Arc<Repository>,
-    pub dir: tempfile::TempDir,
+    pub _dir: tempfile::TempDir,
 }
 
 pub fn fixture() -> Fixture {
@@ -48,7 +48,7 @@ pub fn fixture_with(sizes: Sizes) -> Fixture {
     let env = Env { clock: clock.clone(), random: Arc::new(SystemRandom), stop: Stop::default(), monitor: Arc::new(Silent) };
     let options = InitOptions { kdf: FAST, sizes, ..InitOptions::default() };
     let repo = Arc::new(Repository::init(Location::single(faulty.clone()), &secret(), options, &env).unwrap());
-    Fixture { data: store.clone(), keys: store, faulty, clock, env, repo, dir }
+    Fixture { data: store.clone(), keys: store, faulty, clock, env, repo, _dir: dir }
 }
 
 /// Small packs, so that a test has many.

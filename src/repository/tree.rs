@@ -1,5 +1,5 @@
 //! Sequences of chunks as shallow trees. Inner levels are cut where a chunk's id says so, never by counting: one changed chunk
-//! then changes one index chunk per level, and the archives of other nights share the rest.
+//! then changes one index chunk per level, and the archives of other nights share the rest. Up to 64 chunks are always listed flat.
 
 use super::cbor;
 use super::entry::{ChunkRef, Role, Tree};

@@ -406,8 +406,7 @@ impl Store for LocalStore {
         // The file system's own time, so that ages compare like with like and no clock is asked.
         let dir = self.root.try_clone().map_err(|e| self.failed("clean", "", e))?;
         let probe = self.temporary(&dir, "", b"")?;
-        let now =
-            fs::statat(&dir, probe.name.as_str(), AtFlags::SYMLINK_NOFOLLOW).map_err(|e| self.failed("clean", "", e))?.st_mtime as i64;
+        let now = fs::statat(&dir, probe.name.as_str(), AtFlags::SYMLINK_NOFOLLOW).map_err(|e| self.failed("clean", "", e))?.st_mtime;
         drop(probe);
         self.sweep("", &dir, now, 0)
     }
@@ -535,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_leaves_nothing_behind() {
+    fn a_temporary_file_that_never_got_its_name_goes_away() {
         let (_dir, store) = store();
         let (dir, _) = store.make_parent("a/b").unwrap();
         let temporary = store.temporary(&dir, "a/b", b"x").unwrap();
