@@ -19,7 +19,11 @@ const KNOBS: &str =
     r#"{"people": 40, "delimiter": ";", "crlf": true, "bom": true, "indexed": true, "page_size": 1024, "encoding": "UTF-8", "auto_vacuum": 0}"#;
 
 fn start() -> (Place, Session) {
-    let place = Place::new(CONFIG);
+    start_with("")
+}
+
+fn start_with(erasure: &str) -> (Place, Session) {
+    let place = Place::new(&CONFIG.replace("    unmapped:", &format!("    erasure: {{{erasure}}}\n    unmapped:")));
     oracle(&["gen", place.path("data").to_str().unwrap(), "5", KNOBS]).unwrap();
     let session = small::init(&place);
     (place, session)
@@ -70,9 +74,11 @@ fn fits(place: &Place, source: &Place, passes: &Value, restored: &str) {
 /// An archive made on a copy of the repository while the erasure ran in the original.
 fn imported(bump: usize) -> (Place, Place, Session, ArchiveId, Value) {
     let (place, session) = start();
+    // The keys are the same, and nothing is shared: what an erasure destroys here is whole there.
+    session.repo.create_dataset("all").unwrap();
+    let other = twin(&place);
     night(&session, "all");
     let people = people(&place);
-    let other = twin(&place);
     let there = other.open();
     other.advance_hours(1);
     for _ in 0..bump {
@@ -124,12 +130,20 @@ fn the_next_erasure_cleans_what_was_imported() {
     fits(&place, &other, &json!([next, people]), "out");
 }
 
+/// Archives that may not be changed keep the person; nobody gets to see it.
 #[test]
-fn the_gate_is_passed_only_by_two_and_that_is_recorded() {
-    let (place, other, session, archive, _) = imported(3);
+fn an_archive_left_to_the_gate_is_cleaned_on_the_way_out_or_shown_to_two() {
+    let (place, session) = start_with("mode: replay");
+    let archive = night(&session, "all").head.archive;
+    let people = people(&place);
+    small::ask(&place, &session, &people.to_string());
+    let report = propagate(&session, Scope::Full);
+    assert_eq!((report.done.len(), report.exit_code()), (0, 3));
+    let to = |name: &str, options: &restore::Options| restore::restore(&session, &archive.to_string(), &place.path(name), options);
+    assert_eq!(to("out", &Default::default()).unwrap().replayed.len(), 3);
+    fits(&place, &place, &json!([people]), "out");
     let pass = |approver: &str, reason: &str| {
-        let options = restore::Options { bypass: Some(Bypass { reason: reason.into(), approver: approver.into() }), ..Default::default() };
-        restore::restore(&session, &archive.to_string(), &place.path("raw"), &options)
+        to("raw", &restore::Options { bypass: Some(Bypass { reason: reason.into(), approver: approver.into() }), ..Default::default() })
     };
     for (approver, reason) in [("tester", "court order"), ("", "court order"), ("  ", "court order"), ("officer", ""), ("officer", " "), (" Tester ", "court order")] {
         assert!(pass(approver, reason).is_err(), "{approver:?} {reason:?}");
@@ -143,7 +157,11 @@ fn the_gate_is_passed_only_by_two_and_that_is_recorded() {
     assert_eq!(pass("officer", "court order").unwrap().replayed.len(), 0);
     let [Event::GateSkipped { archive: named, reason, approver, .. }] = &skipped(&session)[..] else { panic!() };
     assert_eq!((*named, reason.as_str(), approver.as_str()), (archive, "court order", "officer"));
-    fits(&place, &other, &json!([]), "raw");
+    fits(&place, &place, &json!([]), "raw");
+    // A backup of the unchanged source still has them, and says so.
+    place.advance_hours(1);
+    let config = session.dataset_config("all").unwrap().clone();
+    assert_eq!(backup::backup(&session, &config, None).unwrap().still_live.len(), 3, "unchanged pieces were taken over in silence");
 }
 
 #[test]

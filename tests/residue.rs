@@ -237,7 +237,7 @@ fn fill(place: &Place) {
             csv += &format!("{NAME},{},\"\"\"{NAME}\"\" asked\r\nto call {PHONE}\"\r\n", EMAIL.to_uppercase());
             events += &format!("{{\"user\": {{\"id\": {NUMBER}, \"name\": \"{NAME}\"}}, \"text\": \"{NAME} <{EMAIL}>\"}}\n");
         }
-        csv += &format!("Somebody {i},{other},{}\r\n", if i % 50 == 3 { format!("friend of {EMAIL}, {NUMBER}") } else { "nothing".into() });
+        csv += &format!("Somebody {i},{other},{}\r\n", if i % 50 == 3 { format!("friend of {EMAIL} ({NUMBER})") } else { "nothing".into() });
         events += &format!("{{\"user\": {{\"id\": {}, \"name\": \"Somebody\"}}, \"text\": \"{}\"}}\n", 600_000_000 + i, if i % 70 == 9 { format!("mail to {EMAIL}!") } else { "-".into() });
     }
     place.write("signups.csv", &csv);

@@ -108,6 +108,11 @@ fn open_one(
 
 /// Takes a step of a request's life.
 pub fn step(session: &Session, id: &str, transition: Transition) -> Result<Request> {
+    // Who approves is who acts: the ledger names nobody else.
+    let transition = match transition {
+        Transition::Approve { .. } => Transition::Approve { actor: session.actor.clone() },
+        other => other,
+    };
     let state = session.state()?;
     let request = state.request(id)?.clone();
     let policy = request.datasets.keys().find_map(|d| session.config.datasets.get(d)).map(|d| d.erasure.clone()).unwrap_or_default();

@@ -13,13 +13,13 @@ use super::session::Session;
 use super::state::State;
 use crate::config::{self, Source};
 use crate::policy::State as Stage;
-use crate::repository::{ArchiveId, ChunkWriter, EntryListWriter, Head, WriteOptions};
+use crate::repository::{ArchiveId, ChunkWriter, EntryListWriter, Head, Listed, WriteOptions};
 use crate::source::walk::Severity;
 use crate::{Error, Result};
 use jiff::Timestamp;
 use parent::Parent;
 use pipeline::{Erased, Shared, with_workers};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -103,7 +103,12 @@ pub fn backup(session: &Session, config: &config::Dataset, tag: Option<String>) 
     writer.finish()?;
     session.env.stop.check("no archive was made; run the same command again")?;
     lease.check()?;
-    let met: Vec<usize> = shared.met.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter().copied().collect();
+    let mut met: BTreeSet<usize> = shared.met.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter().copied().collect();
+    // Pieces that are taken over are not looked at again: whoever may be in the archive before may be in this one.
+    if let Some(before) = latest {
+        met.extend((0..erased.len()).filter(|i| may_have(&state, before, erased[*i].0)));
+    }
+    let met: Vec<usize> = met.into_iter().collect();
     let head = Head {
         archive: ArchiveId::random(session.env.random.as_ref())?,
         dataset: config.name.clone(),
@@ -154,6 +159,14 @@ fn erased_people<'a>(state: &'a State, dataset: &str, now: Timestamp) -> Vec<(&'
         .filter(|r| r.effective_at.is_some_and(|e| e <= now) && r.came_back.is_none() && r.stage(now) != Stage::Cancelled)
         .filter_map(|r| Some((r.id.as_str(), r.datasets.get(dataset)?.as_slice())))
         .collect()
+}
+
+/// Whether an erased person may be in an archive: it was found there, or the erasure never reached it.
+fn may_have(state: &State, listed: &Listed, request: &str) -> bool {
+    let Ok(request) = state.request(request) else { return false };
+    let archive = &listed.head.archive;
+    let reached = request.covers_until.is_some_and(|until| listed.head.created_at > until) || state.was_processed(&request.id, archive, &listed.digest);
+    !reached || request.still_live.iter().any(|(dataset, a, _)| *dataset == listed.head.dataset && a == archive)
 }
 
 /// Short tokens may collide, and kept records may stay: looks properly before telling anybody that a person is still there.

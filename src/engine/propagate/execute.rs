@@ -28,6 +28,7 @@ struct Work {
 /// Executes a plan. Datasets are worked on one after the other, each under its lease.
 pub fn execute(session: &Session, plan: &Plan, options: &Options) -> Result<Report> {
     let mut report = Report::empty();
+    forget_finished(session)?;
     if plan.requests.is_empty() {
         return Ok(report);
     }
@@ -89,6 +90,16 @@ pub fn execute(session: &Session, plan: &Plan, options: &Options) -> Result<Repo
     let now = session.traffic();
     (report.bytes_read, report.bytes_written) = (now.0 - traffic.0, now.1 - traffic.1);
     Ok(report)
+}
+
+/// Destroys the identities of requests that are over: a run may have been cut off between recording that and doing it.
+fn forget_finished(session: &Session) -> Result<()> {
+    let state = session.state()?;
+    let over = state.requests.iter().filter(|r| r.stage(session.now()).is_final()).map(|r| identities_key(&r.id)).collect::<BTreeSet<_>>();
+    for key in session.repo.list_sealed("requests/")?.iter().filter(|key| over.contains(*key)) {
+        session.repo.delete_sealed(key)?;
+    }
+    Ok(())
 }
 
 /// A run that began for exactly these requests and did not finish is continued under its own number.
