@@ -15,8 +15,7 @@ use serde_json::{Value, json};
 use small::{copy_tree, erase, night, oracle, propagate};
 
 const CONFIG: &str = include_str!("oracle.yaml");
-const KNOBS: &str =
-    r#"{"people": 40, "delimiter": ";", "crlf": true, "bom": true, "indexed": true, "page_size": 1024, "encoding": "UTF-8", "auto_vacuum": 0}"#;
+const KNOBS: &str = r#"{"people": 40, "delimiter": ";", "crlf": true, "bom": true, "indexed": true, "page_size": 1024, "encoding": "UTF-8", "auto_vacuum": 0}"#;
 
 fn start() -> (Place, Session) {
     start_with("")
@@ -67,8 +66,14 @@ fn import(from: &Place, to: &Place) -> usize {
 }
 
 fn fits(place: &Place, source: &Place, passes: &Value, restored: &str) {
-    oracle(&["check", source.path("data").to_str().unwrap(), place.path(restored).join("data").to_str().unwrap(), &passes.to_string(), KNOBS])
-        .unwrap_or_else(|said| panic!("{said}"));
+    oracle(&[
+        "check",
+        source.path("data").to_str().unwrap(),
+        place.path(restored).join("data").to_str().unwrap(),
+        &passes.to_string(),
+        KNOBS,
+    ])
+    .unwrap_or_else(|said| panic!("{said}"));
 }
 
 /// An archive made on a copy of the repository while the erasure ran in the original.
@@ -145,7 +150,14 @@ fn an_archive_left_to_the_gate_is_cleaned_on_the_way_out_or_shown_to_two() {
     let pass = |approver: &str, reason: &str| {
         to("raw", &restore::Options { bypass: Some(Bypass { reason: reason.into(), approver: approver.into() }), ..Default::default() })
     };
-    for (approver, reason) in [("tester", "court order"), ("", "court order"), ("  ", "court order"), ("officer", ""), ("officer", " "), (" Tester ", "court order")] {
+    for (approver, reason) in [
+        ("tester", "court order"),
+        ("", "court order"),
+        ("  ", "court order"),
+        ("officer", ""),
+        ("officer", " "),
+        (" Tester ", "court order"),
+    ] {
         assert!(pass(approver, reason).is_err(), "{approver:?} {reason:?}");
         assert!(!place.path("raw").join("data").exists());
     }

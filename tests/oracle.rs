@@ -40,21 +40,23 @@ fn cases() -> impl Strategy<Value = Case> {
     let data = (any::<u32>(), 4usize..60, prop::sample::select(vec![',', ';', '|', '\t']), any::<[bool; 3]>());
     let database = (prop::sample::select(vec![512u32, 1024, 4096]), prop::sample::select(vec!["UTF-8", "UTF-16le", "UTF-16be"]), 0u8..3);
     let work = (1usize..4, prop::collection::vec((0usize..90, 0u8..5), 1..5), any::<bool>(), any::<bool>());
-    (data, database, work).prop_map(|((seed, people, delimiter, [crlf, bom, indexed]), (page_size, encoding, auto_vacuum), (nights, erased, apart, full))| Case {
-        seed: u64::from(seed),
-        people,
-        delimiter,
-        crlf,
-        bom,
-        indexed,
-        page_size,
-        encoding,
-        auto_vacuum,
-        nights,
-        erased: erased.into_iter().map(|(n, how)| (n % people, how)).collect(),
-        apart,
-        full,
-    })
+    (data, database, work).prop_map(
+        |((seed, people, delimiter, [crlf, bom, indexed]), (page_size, encoding, auto_vacuum), (nights, erased, apart, full))| Case {
+            seed: u64::from(seed),
+            people,
+            delimiter,
+            crlf,
+            bom,
+            indexed,
+            page_size,
+            encoding,
+            auto_vacuum,
+            nights,
+            erased: erased.into_iter().map(|(n, how)| (n % people, how)).collect(),
+            apart,
+            full,
+        },
+    )
 }
 
 /// A person as the database of today knows them, by one of the ways to name them.
@@ -72,7 +74,14 @@ fn identities(place: &Place, person: usize, how: u8) -> Value {
     }
 }
 
-fn compare(place: &Place, session: &Session, archives: &[(ArchiveId, String, usize)], passes: &[Value], knobs: &str, tag: &str) -> Result<(), TestCaseError> {
+fn compare(
+    place: &Place,
+    session: &Session,
+    archives: &[(ArchiveId, String, usize)],
+    passes: &[Value],
+    knobs: &str,
+    tag: &str,
+) -> Result<(), TestCaseError> {
     for (archive, source, from_pass) in archives {
         let out = restore(place, session, archive, &format!("out-{tag}-{source}"));
         let mine = json!(passes[*from_pass..]).to_string();

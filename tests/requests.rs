@@ -44,7 +44,10 @@ datasets:
 
 fn fill(place: &Place, people: i64) {
     let db = rusqlite::Connection::open(place.data("crm.db")).unwrap();
-    db.execute_batch("CREATE TABLE customer(id INTEGER PRIMARY KEY, email TEXT); CREATE TABLE orders(id INTEGER PRIMARY KEY, customer INT); BEGIN").unwrap();
+    db.execute_batch(
+        "CREATE TABLE customer(id INTEGER PRIMARY KEY, email TEXT); CREATE TABLE orders(id INTEGER PRIMARY KEY, customer INT); BEGIN",
+    )
+    .unwrap();
     let mut csv = String::from("Name,Email\n");
     for i in 0..people {
         db.execute("INSERT INTO customer VALUES (?1, ?2)", (i, format!("person{i}@example.org"))).unwrap();
@@ -130,15 +133,27 @@ fn the_deadline_is_a_calendar_month_from_receipt_and_is_extended_once() {
     assert!(request::step(&session, &ids[0], Transition::Extend { reason: "again".into() }).is_err());
     assert_eq!(deadline(&place.open()), "2027-04-30T12:00:00Z");
     // Received earlier than opened: the clock runs from receipt. In the future: refused.
-    let early = request::open(&session, &request::Opening { received: Some("2027-01-10T00:00:00Z".parse().unwrap()), ..opening(&email(8)) }).unwrap();
+    let early =
+        request::open(&session, &request::Opening { received: Some("2027-01-10T00:00:00Z".parse().unwrap()), ..opening(&email(8)) })
+            .unwrap();
     let r = session.state().unwrap().request(&early[0]).unwrap().clone();
     assert_eq!((r.deadline.unwrap().to_string().as_str(), r.stage(session.now())), ("2027-02-10T00:00:00Z", State::Due));
-    assert!(request::open(&session, &request::Opening { received: Some("2027-02-01T00:00:00Z".parse().unwrap()), ..opening(&email(8)) }).is_err());
+    assert!(
+        request::open(&session, &request::Opening { received: Some("2027-02-01T00:00:00Z".parse().unwrap()), ..opening(&email(8)) })
+            .is_err()
+    );
 }
 
 #[test]
 fn clocks_that_contradict_the_deadline_are_refused_when_loaded() {
-    for bad in ["cooling_off: 28d", "cooling_off: 1mo", "document_lifetime: 2d", "document_lifetime: 10000d", "deadline: 2mo", "cooling_off: 10d, deadline: 10d"] {
+    for bad in [
+        "cooling_off: 28d",
+        "cooling_off: 1mo",
+        "document_lifetime: 2d",
+        "document_lifetime: 10000d",
+        "deadline: 2mo",
+        "cooling_off: 10d, deadline: 10d",
+    ] {
         let place = Place::new(&config(bad));
         assert!(reseal::config::load(&place.path("reseal.yaml")).is_err(), "{bad}");
     }
@@ -351,7 +366,10 @@ fn an_archive_that_was_done_in_part_stays_to_be_done() {
     {
         // Deleting the customer's orders would leave this row dangling, so the database is refused.
         let db = rusqlite::Connection::open(place.data("crm.db")).unwrap();
-        db.execute_batch("CREATE TABLE parcel(id INTEGER PRIMARY KEY, o INT REFERENCES orders(id)); INSERT INTO parcel SELECT id, id FROM orders").unwrap();
+        db.execute_batch(
+            "CREATE TABLE parcel(id INTEGER PRIMARY KEY, o INT REFERENCES orders(id)); INSERT INTO parcel SELECT id, id FROM orders",
+        )
+        .unwrap();
     }
     let archive = night(&session, "crm").head.archive;
     let ids = ask(&place, &session, &email(7));
@@ -409,12 +427,18 @@ fn an_address_that_no_rule_reaches_is_found_whatever_stands_beside_it() {
     // An unmapped table whose columns stand side by side in the file, without anything between.
     let table = left_by(&|p: &Place| {
         let db = rusqlite::Connection::open(p.data("crm.db")).unwrap();
-        db.execute_batch("CREATE TABLE log(who TEXT, address TEXT, what TEXT); INSERT INTO log VALUES ('admin', 'person7@example.org', 'login')").unwrap();
+        db.execute_batch(
+            "CREATE TABLE log(who TEXT, address TEXT, what TEXT); INSERT INTO log VALUES ('admin', 'person7@example.org', 'login')",
+        )
+        .unwrap();
     });
     assert_eq!(table, (4, Verdict::Failed), "an unmapped table");
     let decoy = left_by(&|p: &Place| {
         let db = rusqlite::Connection::open(p.data("crm.db")).unwrap();
-        db.execute_batch("CREATE TABLE log(who TEXT, address TEXT, what TEXT); INSERT INTO log VALUES ('admin', 'xperson7@example.org', 'login')").unwrap();
+        db.execute_batch(
+            "CREATE TABLE log(who TEXT, address TEXT, what TEXT); INSERT INTO log VALUES ('admin', 'xperson7@example.org', 'login')",
+        )
+        .unwrap();
     });
     assert_eq!(decoy, (0, Verdict::Pass), "somebody else's address in an unmapped table");
 }
@@ -440,7 +464,10 @@ fn a_new_generation_that_does_not_read_back_never_replaces_the_old_one() {
         assert_eq!(report.partial, ids, "{report:#?}");
     }
     let after: std::collections::BTreeSet<String> = tree(&place.path("backups")).into_keys().collect();
-    let gone: Vec<&String> = old.iter().filter(|k| (k.starts_with("archives/") || k.starts_with("packs/") || k.starts_with("sheets/")) && !after.contains(*k)).collect();
+    let gone: Vec<&String> = old
+        .iter()
+        .filter(|k| (k.starts_with("archives/") || k.starts_with("packs/") || k.starts_with("sheets/")) && !after.contains(*k))
+        .collect();
     assert!(gone.is_empty(), "removed although nothing whole was there instead: {gone:?}");
     // The new packs stay broken; the old generation restores, through the gate.
     drop(session);

@@ -83,7 +83,14 @@ impl VariantSearch {
                     "base64" | "hex" => 0,
                     _ => 1,
                 };
-                patterns.push(Pattern { value, variant, exact: cased.then(|| form.clone()), width, big: variant == "utf-16be", email: text.contains('@') });
+                patterns.push(Pattern {
+                    value,
+                    variant,
+                    exact: cased.then(|| form.clone()),
+                    width,
+                    big: variant == "utf-16be",
+                    email: text.contains('@'),
+                });
                 bytes.push(form);
             }
         }
@@ -180,7 +187,8 @@ impl VariantSearch {
         // A letter that ends an escape (\n, \u000a, %20, =20) is none: what it stands for may be a space or a line end.
         let hex = |n: usize| left(n).is_some_and(|c| c.is_ascii_hexdigit());
         let slash = |n: usize| left(n) == Some('\\');
-        let escape = slash(2) || hex(1) && hex(2) && matches!(left(3), Some('%' | '=')) || (1..=4).all(hex) && left(5) == Some('u') && slash(6);
+        let escape =
+            slash(2) || hex(1) && hex(2) && matches!(left(3), Some('%' | '=')) || (1..=4).all(hex) && left(5) == Some('u') && slash(6);
         let before = word(left(1)) && !escape;
         hit(before || word(right(1)) || longer)
     }

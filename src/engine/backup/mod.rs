@@ -165,7 +165,8 @@ fn erased_people<'a>(state: &'a State, dataset: &str, now: Timestamp) -> Vec<(&'
 fn may_have(state: &State, listed: &Listed, request: &str) -> bool {
     let Ok(request) = state.request(request) else { return false };
     let archive = &listed.head.archive;
-    let reached = request.covers_until.is_some_and(|until| listed.head.created_at > until) || state.was_processed(&request.id, archive, &listed.digest);
+    let reached = request.covers_until.is_some_and(|until| listed.head.created_at > until)
+        || state.was_processed(&request.id, archive, &listed.digest);
     !reached || request.still_live.iter().any(|(dataset, a, _)| *dataset == listed.head.dataset && a == archive)
 }
 

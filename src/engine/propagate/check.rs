@@ -242,11 +242,7 @@ fn kept_values(config: &config::Dataset, searched: &Searched<'_>, values: &[Stri
     out
 }
 
-fn chunks_to_search(
-    archive: &OpenArchive,
-    before: Option<&OpenArchive>,
-    scope: Scope,
-) -> Result<Vec<(String, ChunkId)>> {
+fn chunks_to_search(archive: &OpenArchive, before: Option<&OpenArchive>, scope: Scope) -> Result<Vec<(String, ChunkId)>> {
     let mut out = Vec::new();
     let mut seen = HashSet::new();
     let mut old: HashMap<Vec<u8>, Entry> = HashMap::new();

@@ -11,7 +11,9 @@ use crate::engine::reseal::reseal;
 use crate::engine::session::{Session, View, archive_of_key};
 use crate::engine::state::{Request, State};
 use crate::repository::entry::{ChunkId, Role};
-use crate::repository::{ArchiveId, ChunkIndex, ChunkReader, ChunkWriter, DropOptions, Head, Heads, Listed, Live, WriteOptions, drop_chunks};
+use crate::repository::{
+    ArchiveId, ChunkIndex, ChunkReader, ChunkWriter, DropOptions, Head, Heads, Listed, Live, WriteOptions, drop_chunks,
+};
 use crate::{Error, Result};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -222,7 +224,8 @@ fn prepare(
 /// What an interrupted run left beside the generation that it was to replace was never read back: it is made anew from the old one.
 fn discard_unverified(session: &Session, config: &config::Dataset, state: &State, heads: &mut Heads) -> Result<()> {
     for listed in &mut heads.latest {
-        let verified = state.facts(&config.name, &listed.head.archive).highest.is_none_or(|(generation, _)| generation >= listed.head.generation);
+        let verified =
+            state.facts(&config.name, &listed.head.archive).highest.is_none_or(|(generation, _)| generation >= listed.head.generation);
         let older = heads.older.iter().filter(|o| o.head.archive == listed.head.archive).max_by_key(|o| o.head.generation);
         if let (false, Some(older)) = (verified, older.cloned()) {
             session.repo.delete_head(&config.name, &listed.head.archive, listed.head.generation)?;

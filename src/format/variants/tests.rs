@@ -177,7 +177,16 @@ fn a_longer_address_is_another_and_an_escape_is_no_letter() {
         let wide: Vec<u8> = other.encode_utf16().flat_map(u16::to_le_bytes).collect();
         assert!(search.search(&wide).iter().all(|h| h.inside_word), "{other}");
     }
-    for same in ["ann@x.org", "(ann@x.org).", r"to:\nann@x.org", r"\u0020ann@x.org", "mailto%3Aann%40x.org", "=20ann@x.org", "a ann@x.org. Z", "-ann@x.org"] {
+    for same in [
+        "ann@x.org",
+        "(ann@x.org).",
+        r"to:\nann@x.org",
+        r"\u0020ann@x.org",
+        "mailto%3Aann%40x.org",
+        "=20ann@x.org",
+        "a ann@x.org. Z",
+        "-ann@x.org",
+    ] {
         assert!(alone(same), "{same}");
     }
 }
