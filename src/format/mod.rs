@@ -223,6 +223,10 @@ pub trait EntryEditor {
 
     /// Whether any probe had to be answered by reading the entry, because its identity blocks did not cover it.
     fn fell_back(&self) -> bool;
+
+    /// Fields and tables that probes asked for and the entry does not have. Finding nothing there proves nothing: the entry may be older
+    /// than the map and call them otherwise.
+    fn missing(&self) -> Vec<String>;
 }
 
 /// Finds a person's identities in text. Works from plaintext identities, or from tokens alone (the restore gate).

@@ -32,8 +32,8 @@ pub struct Hit {
     pub variant: &'static str,
     /// Byte offset of its start.
     pub offset: usize,
-    /// Letters or digits stand right beside it, or an address goes on: it may be a part of a longer value that is somebody else's
-    /// (joann@x.org, ann@x.org.uk).
+    /// Letters or digits stand right beside it: it may be a part of a longer value that is somebody else's (joann@x.org, ann@x.org.uk).
+    /// Says nothing in formats that keep values side by side without anything between them, such as databases.
     pub inside_word: bool,
 }
 
@@ -83,14 +83,7 @@ impl VariantSearch {
                     "base64" | "hex" => 0,
                     _ => 1,
                 };
-                patterns.push(Pattern {
-                    value,
-                    variant,
-                    exact: cased.then(|| form.clone()),
-                    width,
-                    big: variant == "utf-16be",
-                    email: text.contains('@'),
-                });
+                patterns.push(Pattern { value, variant, exact: cased.then(|| form.clone()), width, big: variant == "utf-16be", email: text.contains('@') });
                 bytes.push(form);
             }
         }
@@ -163,34 +156,68 @@ impl VariantSearch {
     }
 
     fn hit(&self, pattern: &Pattern, bytes: &[u8], start: usize, end: usize) -> Hit {
-        let hit = |inside_word| Hit { value_index: pattern.value, variant: pattern.variant, offset: start, inside_word };
-        let width = pattern.width;
-        if width == 0 {
-            return hit(false);
-        }
-        // The n-th character away from the hit; bytes beyond ASCII count as letters.
-        let read = |unit: &[u8]| match unit {
-            [b] if b.is_ascii() => Some(char::from(*b)),
-            [_] => Some('\u{e9}'),
-            [a, b] => {
-                let unit = if pattern.big { u16::from_be_bytes([*a, *b]) } else { u16::from_le_bytes([*a, *b]) };
-                Some(char::from_u32(unit.into()).unwrap_or('\u{e9}'))
-            }
-            _ => None,
+        let before = bytes.get(..start).unwrap_or_default();
+        let after = bytes.get(end..).unwrap_or_default();
+        let inside_word = match pattern.width {
+            0 => false,
+            1 => neighbour(pattern, before, true) || neighbour(pattern, after, false),
+            _ => wide_neighbour(pattern, before.last_chunk()) || wide_neighbour(pattern, after.first_chunk()),
         };
-        let left = |n: usize| start.checked_sub(n * width).and_then(|from| bytes.get(from..from + width)).and_then(read);
-        let right = |n: usize| bytes.get(end + (n - 1) * width..end + n * width).and_then(read);
-        let word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
-        let joined = |c: Option<char>, signs: &str, next: Option<char>| c.is_some_and(|c| signs.contains(c)) && word(next);
-        // As in `mentions`: ann@x.org is neither in jo.ann@x.org nor in ann@x.org.uk.
-        let longer = pattern.email && (joined(left(1), "._%+-", left(2)) || joined(right(1), ".-", right(2)));
-        // A letter that ends an escape (\n, \u000a, %20, =20) is none: what it stands for may be a space or a line end.
-        let hex = |n: usize| left(n).is_some_and(|c| c.is_ascii_hexdigit());
-        let slash = |n: usize| left(n) == Some('\\');
-        let escape =
-            slash(2) || hex(1) && hex(2) && matches!(left(3), Some('%' | '=')) || (1..=4).all(hex) && left(5) == Some('u') && slash(6);
-        let before = word(left(1)) && !escape;
-        hit(before || word(right(1)) || longer)
+        let inside_word = inside_word || pattern.email && carries_on(pattern, before, after);
+        Hit { value_index: pattern.value, variant: pattern.variant, offset: start, inside_word }
+    }
+}
+
+/// As in `mentions`: ann@x.org is neither in jo.ann@x.org nor in ann@x.org.uk.
+fn carries_on(pattern: &Pattern, before: &[u8], after: &[u8]) -> bool {
+    // The n-th character away, if it is ASCII.
+    let ascii = |unit: &[u8]| match (unit, pattern.big) {
+        ([b], _) | ([b, 0], false) | ([0, b], true) if b.is_ascii() => Some(char::from(*b)),
+        _ => None,
+    };
+    let w = pattern.width;
+    let left = |n: usize| before.len().checked_sub(n * w).and_then(|from| before.get(from..from + w)).and_then(ascii);
+    let right = |n: usize| after.get((n - 1) * w..n * w).and_then(ascii);
+    let joined = |sign: Option<char>, signs: &str, next: Option<char>| {
+        sign.is_some_and(|c| signs.contains(c)) && next.is_some_and(|c| c.is_ascii_alphanumeric())
+    };
+    w > 0 && (joined(left(1), "._%+-", left(2)) || joined(right(1), ".-", right(2)))
+}
+
+/// Whether a letter or digit stands at the near end of these bytes. Only where that is certain: a hit that is wrongly taken for a part of
+/// something longer would be a remainder that nobody hears of.
+fn neighbour(pattern: &Pattern, bytes: &[u8], left: bool) -> bool {
+    let near = if left { bytes.last() } else { bytes.first() };
+    let Some(near) = near else { return false };
+    if near.is_ascii() {
+        return near.is_ascii_alphanumeric() && !(left && ends_with_escape(bytes));
+    }
+    if pattern.variant == "windows-1252" {
+        return super::csv::from_windows_1252(*near).is_alphanumeric();
+    }
+    (2..=4).any(|n| {
+        let char = if left { bytes.len().checked_sub(n).and_then(|from| bytes.get(from..)) } else { bytes.get(..n) };
+        let mut chars = char.and_then(|c| std::str::from_utf8(c).ok()).unwrap_or_default().chars();
+        matches!((chars.next(), chars.next()), (Some(c), None) if c.is_alphanumeric())
+    })
+}
+
+fn wide_neighbour(pattern: &Pattern, unit: Option<&[u8; 2]>) -> bool {
+    let unit = unit.map(|u| if pattern.big { u16::from_be_bytes(*u) } else { u16::from_le_bytes(*u) });
+    unit.and_then(|u| char::from_u32(u.into())).is_some_and(char::is_alphanumeric)
+}
+
+/// `\n`, `\u00e9`, `\x41`, `%20`, `=20`: the last letter or digit is no text.
+fn ends_with_escape(bytes: &[u8]) -> bool {
+    let hex = |b: &[u8]| b.iter().all(u8::is_ascii_hexdigit);
+    match bytes {
+        [.., b'\\', b'n' | b'r' | b't' | b'b' | b'f' | b'v' | b'0'] => true,
+        _ => {
+            let last = |n: usize| bytes.len().checked_sub(n).and_then(|from| bytes.get(from..)).unwrap_or_default();
+            matches!(last(3), [b'%' | b'=', digits @ ..] if hex(digits))
+                || matches!(last(4), [b'\\', b'x', digits @ ..] if hex(digits))
+                || matches!(last(6), [b'\\', b'u', digits @ ..] if hex(digits))
+        }
     }
 }
 

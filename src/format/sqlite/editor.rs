@@ -35,6 +35,7 @@ pub struct SqliteEditor<'k> {
     pub(super) db: Option<Database>,
     returned: HashSet<(usize, RecordKey)>,
     fell_back: bool,
+    missing: BTreeSet<String>,
     pub(super) changed: bool,
 }
 
@@ -250,8 +251,15 @@ impl EntryEditor for SqliteEditor<'_> {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        let Some(table) = self.table(named)? else { return Ok(Vec::new()) };
-        let Some((columns, norms)) = probe_columns(table, probe) else { return Ok(Vec::new()) };
+        let Some(table) = self.table(named)? else {
+            self.missing.insert(format!("table {}", named.table));
+            return Ok(Vec::new());
+        };
+        let Some((columns, norms)) = probe_columns(table, probe) else {
+            let names: Vec<&str> = probe.fields.iter().filter(|(f, _)| table.column(f).is_none()).map(|(f, _)| f.as_str()).collect();
+            self.missing.insert(format!("column {} of table {}", names.join(", "), named.table));
+            return Ok(Vec::new());
+        };
         let shape = RowShape::of(table)?;
         let candidates = match self.by_marks(named, probe, wanted)? {
             Some(rows) => (rows.into_iter().map(RecordKey::Row).collect(), false),
@@ -354,6 +362,10 @@ impl EntryEditor for SqliteEditor<'_> {
 
     fn fell_back(&self) -> bool {
         self.fell_back
+    }
+
+    fn missing(&self) -> Vec<String> {
+        self.missing.iter().cloned().collect()
     }
 }
 

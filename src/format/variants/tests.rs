@@ -76,6 +76,24 @@ fn hits_say_where_and_whether_they_are_a_part_of_more() {
 }
 
 #[test]
+fn only_what_is_surely_a_letter_beside_it_makes_a_part_of_a_word() {
+    let s = search(&["ann@x.org"]);
+    for (text, inside) in [
+        ("\u{201E}ann@x.org\u{201C}", false),
+        ("éann@x.org", true),
+        ("ann@x.orgé", true),
+        (r#"{"t":"hi\nann@x.org"}"#, false),
+        (r#"{"t":"hi\u00a0ann@x.org"}"#, false),
+        ("to=%20ann@x.org", false),
+        ("hi=20ann@x.org", false),
+        ("0ann@x.org", true),
+    ] {
+        assert_eq!(s.search(text.as_bytes()).iter().any(|h| !h.inside_word), !inside, "{text}");
+    }
+    assert!(!s.search(b"\x84ann@x.org\x93")[0].inside_word);
+}
+
+#[test]
 fn base64_is_found_across_line_ends_and_told_from_its_other_cases() {
     let text = format!("{}Annabel Leigh{}", "x".repeat(47), "y".repeat(40));
     for shift in 0..3 {
