@@ -97,7 +97,10 @@ pub fn pass(session: &Session, view: &View, listed: &Listed, bypass: Option<&Byp
         return Ok(Gated::default());
     }
     if let Some(bypass) = bypass {
-        if bypass.approver == session.actor {
+        if bypass.reason.trim().is_empty() || bypass.approver.trim().is_empty() {
+            return Err(Error::Usage("passing the gate needs a reason and the name of the one who approves it".into()));
+        }
+        if bypass.approver.trim().to_lowercase() == session.actor.trim().to_lowercase() {
             return Err(Error::Refused("the gate is passed only with a second person's approval".into()));
         }
         session.record(&Event::GateSkipped {

@@ -5,6 +5,7 @@ use crate::config;
 use crate::engine::archive::OpenArchive;
 use crate::engine::decide::{Decided, Decider};
 use crate::engine::edit::{Tally, tally};
+use crate::engine::identity::Subject;
 use crate::engine::matching::{Bound, Limits, Matches, bind, find_all};
 use crate::engine::session::{Session, View};
 use crate::engine::state::{Request, State};
@@ -154,7 +155,6 @@ fn plan_dataset(
     let view = session.view(&config.name)?;
     let heads = session.heads(&config.name)?;
     out.damaged = heads.damaged.iter().map(|(key, e)| format!("{key}: {e}")).collect();
-    let people = request_people(session, mine)?;
     session.env.monitor.phase(&format!("searching {}", config.name), Some(heads.latest.len() as u64));
     for listed in heads.latest {
         if is_made_after(state, &listed, mine) {
@@ -173,7 +173,14 @@ fn plan_dataset(
             also_known: BTreeMap::new(),
         };
         if !already {
+            // Who is not concerned by this archive any more keeps the index, and is searched for by nobody.
             let archive = view.open(&plan.listed.head);
+            let mut people = request_people(session, mine)?;
+            for (identity, request) in people.identities.iter_mut().zip(mine) {
+                if is_made_after(state, &plan.listed, &[request]) || is_processed(state, &plan.listed, &[request]) {
+                    identity.subject = Subject::default();
+                }
+            }
             describe(session, config, &view, &archive, &people, &mut plan)?;
         }
         session.env.monitor.advance(1);
@@ -222,12 +229,10 @@ fn describe(
     Ok(())
 }
 
-/// Whether every one of these requests was already applied to exactly this generation.
+/// Whether nothing is left to do for any of these requests on exactly this generation. Only what the ledger says counts: the epoch in
+/// a head is the number of another run where requests were carried out of turn, or of another ledger where an archive was made elsewhere.
 pub fn is_processed(state: &State, listed: &Listed, requests: &[&Request]) -> bool {
-    requests.iter().all(|r| {
-        r.started.first().is_some_and(|s| listed.head.ledger_epoch >= *s)
-            || state.was_processed(&r.id, &listed.head.archive, &listed.digest)
-    })
+    requests.iter().all(|r| state.was_processed(&r.id, &listed.head.archive, &listed.digest))
 }
 
 /// Whether an archive was made when all of these requests had begun to be carried out: what it holds of their people was in the source
