@@ -184,7 +184,15 @@ mod tests {
         let events = [
             Event::RepositoryCreated { tool: text() },
             Event::ArchiveSealed { dataset: dataset.clone(), archive, digest: text(), created_at: at },
-            Event::ArchiveResealed { dataset: dataset.clone(), archive, generation: 2, digest: text() },
+            Event::ArchiveResealed {
+                dataset: dataset.clone(),
+                archive,
+                generation: 2,
+                digest: text(),
+                previous: text(),
+                complete: vec![],
+                counts: BTreeMap::new(),
+            },
             Event::ArchiveRotated { dataset: dataset.clone(), archive, generation: 2, reason: text() },
             Event::ArchiveVerified { dataset: dataset.clone(), archive, generation: 2, scope: text(), result: Verdict::Pass },
             Event::ArchiveDrilled {

@@ -210,6 +210,7 @@ pub trait EntryEditor {
     fn find_text(&mut self, map: &DataMap, collection: usize, mentions: &dyn Mentions) -> Result<Vec<Found>>;
 
     /// Applies what was decided. Children come before parents in `order` (collection indices). Any error leaves the archive as it was.
+    /// Records that must stay belong into `decided` too, as [`Disposition::Keep`]: an editor then knows what must not go along with others.
     fn apply(&mut self, map: &DataMap, order: &[usize], decided: &[(Found, Disposition)]) -> Result<Applied>;
 
     /// The changed pieces, in order. Everything else stays byte for byte.

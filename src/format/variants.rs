@@ -32,7 +32,7 @@ pub struct Hit {
     pub variant: &'static str,
     /// Byte offset of its start.
     pub offset: usize,
-    /// Letters or digits stand right beside it: it may be a part of a longer value that is somebody else's (joann@x.org).
+    /// Letters or digits stand right beside it: it may be a part of a longer value that is somebody else's (joann@x.org, ann@x.org.uk).
     /// Says nothing in formats that keep values side by side without anything between them, such as databases.
     pub inside_word: bool,
 }
@@ -45,6 +45,8 @@ struct Pattern {
     /// Bytes of a character, to look at the neighbours; 0 where neighbours tell nothing.
     width: usize,
     big: bool,
+    /// Of an e-mail address, which has signs that carry it on.
+    email: bool,
 }
 
 /// An automaton over all forms of all values.
@@ -81,7 +83,14 @@ impl VariantSearch {
                     "base64" | "hex" => 0,
                     _ => 1,
                 };
-                patterns.push(Pattern { value, variant, exact: cased.then(|| form.clone()), width, big: variant == "utf-16be" });
+                patterns.push(Pattern {
+                    value,
+                    variant,
+                    exact: cased.then(|| form.clone()),
+                    width,
+                    big: variant == "utf-16be",
+                    email: text.contains('@'),
+                });
                 bytes.push(form);
             }
         }
@@ -161,8 +170,25 @@ impl VariantSearch {
             1 => neighbour(pattern, before, true) || neighbour(pattern, after, false),
             _ => wide_neighbour(pattern, before.last_chunk()) || wide_neighbour(pattern, after.first_chunk()),
         };
+        let inside_word = inside_word || pattern.email && carries_on(pattern, before, after);
         Hit { value_index: pattern.value, variant: pattern.variant, offset: start, inside_word }
     }
+}
+
+/// As in `mentions`: ann@x.org is neither in jo.ann@x.org nor in ann@x.org.uk.
+fn carries_on(pattern: &Pattern, before: &[u8], after: &[u8]) -> bool {
+    // The n-th character away, if it is ASCII.
+    let ascii = |unit: &[u8]| match (unit, pattern.big) {
+        ([b], _) | ([b, 0], false) | ([0, b], true) if b.is_ascii() => Some(char::from(*b)),
+        _ => None,
+    };
+    let w = pattern.width;
+    let left = |n: usize| before.len().checked_sub(n * w).and_then(|from| before.get(from..from + w)).and_then(ascii);
+    let right = |n: usize| after.get((n - 1) * w..n * w).and_then(ascii);
+    let joined = |sign: Option<char>, signs: &str, next: Option<char>| {
+        sign.is_some_and(|c| signs.contains(c)) && next.is_some_and(|c| c.is_ascii_alphanumeric())
+    };
+    w > 0 && (joined(left(1), "._%+-", left(2)) || joined(right(1), ".-", right(2)))
 }
 
 /// Whether a letter or digit stands at the near end of these bytes. Only where that is certain: a hit that is wrongly taken for a part of

@@ -185,3 +185,26 @@ proptest! {
         s.search_nested(&bytes, Limits::default());
     }
 }
+
+#[test]
+fn a_longer_address_is_another_and_an_escape_is_no_letter() {
+    let search = VariantSearch::new(&["ann@x.org".to_string()]).unwrap();
+    let alone = |text: &str| search.search(text.as_bytes()).iter().any(|h| !h.inside_word);
+    for other in ["jo.ann@x.org", "joann@x.org", "ann@x.org.uk", "ann@x.org-old", "jo+ann@x.org", "ann@x.organic"] {
+        assert!(!alone(other), "{other}");
+        let wide: Vec<u8> = other.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert!(search.search(&wide).iter().all(|h| h.inside_word), "{other}");
+    }
+    for same in [
+        "ann@x.org",
+        "(ann@x.org).",
+        r"to:\nann@x.org",
+        r"\u0020ann@x.org",
+        "mailto%3Aann%40x.org",
+        "=20ann@x.org",
+        "a ann@x.org. Z",
+        "-ann@x.org",
+    ] {
+        assert!(alone(same), "{same}");
+    }
+}
