@@ -78,6 +78,7 @@ impl Catalog {
 
     /// Forgets everything (before a rebuild).
     pub fn clear(&self) -> Result<()> {
+        crate::crash::step("catalog: clear");
         self.db()
             .execute_batch("BEGIN IMMEDIATE; DELETE FROM witness; DELETE FROM head; COMMIT")
             .map_err(Error::sqlite("clear the catalog"))

@@ -147,6 +147,15 @@ pub struct Outgoing {
 /// Opens an archive for handing out, through the gate.
 pub fn outgoing(session: &Session, wanted: &str, bypass: Option<&Bypass>) -> Result<Outgoing> {
     let listed = session.find_archive(wanted)?;
+    // With entries of the ledger missing, nobody knows who was erased.
+    session.ledger().check()?;
+    let known = session.ledger().head().0;
+    if listed.head.ledger_epoch > known {
+        return Err(Error::damaged(
+            "ledger",
+            format!("the archive knows entry {}, and the ledger ends at {known}: an older ledger was put back", listed.head.ledger_epoch),
+        ));
+    }
     let view = session.view(&listed.head.dataset)?;
     let gated = pass(session, &view, &listed, bypass)?;
     if !gated.replayed.is_empty() {

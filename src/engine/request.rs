@@ -3,7 +3,7 @@
 
 use super::event::Event;
 use super::identity::{SealedIdentities, Subject, kinds_of, ledger_tokens, parse_identities};
-use super::propagate::{IDENTITIES_PURPOSE, identities_key};
+use super::propagate::{IDENTITIES_PURPOSE, REQUESTS, identities_key};
 use super::session::Session;
 use super::state::Request;
 use crate::config;
@@ -27,8 +27,44 @@ pub struct Opening {
     pub reason: Option<String>,
 }
 
+/// Held while sealed identities and the ledger are changed together. No dataset can have this name.
+const LEASE: &str = "-requests";
+
+/// Destroys sealed identities that belong to no request, or to one that is over: left by a run that ended between the ledger and the
+/// object. Skipped while somebody is just opening a request; how many there were.
+pub fn sweep_identities(session: &Session) -> Result<u64> {
+    let stored = session.repo.list_sealed(REQUESTS)?;
+    if stored.is_empty() {
+        return Ok(0);
+    }
+    let unwanted = |session: &Session| -> Result<Vec<String>> {
+        session.ledger().catch_up()?;
+        // Of a ledger with holes nobody can say which requests there are.
+        if session.ledger().check().is_err() {
+            return Ok(Vec::new());
+        }
+        let (state, now) = (session.state()?, session.now());
+        let wanted = |key: &&String| state.requests.iter().any(|r| identities_key(&r.id) == ***key && !r.stage(now).is_final());
+        Ok(stored.iter().filter(|key| !wanted(key)).cloned().collect())
+    };
+    if unwanted(session)?.is_empty() {
+        return Ok(0);
+    }
+    let _lease = match session.repo.lease(LEASE, super::LEASE_TTL) {
+        Err(Error::Locked { .. }) => return Ok(0),
+        other => other?,
+    };
+    // Under the lease: what had no request a moment ago may have one now.
+    let unwanted = unwanted(session)?;
+    for key in &unwanted {
+        session.repo.delete_sealed(key)?;
+    }
+    Ok(unwanted.len() as u64)
+}
+
 /// Opens one request per person in the identity file; their ids.
 pub fn open(session: &Session, opening: &Opening) -> Result<Vec<String>> {
+    sweep_identities(session)?;
     let configs: Vec<&config::Dataset> = session
         .datasets_named(&opening.datasets)?
         .into_iter()
@@ -44,6 +80,7 @@ pub fn open(session: &Session, opening: &Opening) -> Result<Vec<String>> {
     let people = parse_identities(&opening.identities, &kinds)?;
     let now = session.now();
     let received = opening.received.unwrap_or(now);
+    let _lease = session.repo.lease(LEASE, super::LEASE_TTL)?;
     let mut ids = Vec::new();
     for subject in people {
         ids.push(open_one(session, &configs, subject, opening, received, now)?);
@@ -108,11 +145,7 @@ fn open_one(
 
 /// Takes a step of a request's life.
 pub fn step(session: &Session, id: &str, transition: Transition) -> Result<Request> {
-    // Who approves is who acts: the ledger names nobody else.
-    let transition = match transition {
-        Transition::Approve { .. } => Transition::Approve { actor: session.actor.clone() },
-        other => other,
-    };
+    sweep_identities(session)?;
     let state = session.state()?;
     let request = state.request(id)?.clone();
     let policy = request.datasets.keys().find_map(|d| session.config.datasets.get(d)).map(|d| d.erasure.clone()).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! The ledger folded: where every request stands, and what is known about every archive.
 
-use super::event::{ArchiveOutcome, Event, IdentityTokens, Verdict};
+use super::event::{ArchiveOutcome, Counts, Event, IdentityTokens, Verdict};
 use crate::policy::{self, clocks::Progress};
 use crate::repository::{ArchiveId, Ledger};
 use crate::{Error, Result};
@@ -30,8 +30,6 @@ pub struct Request {
     pub started: Vec<u64>,
     /// Moment of the first propagation.
     pub effective_at: Option<Timestamp>,
-    /// Archives with a later backup time are not its business: moment of the first propagation with the identities that it has now.
-    pub covers_until: Option<Timestamp>,
     /// The last finished propagation that carried it.
     pub finished: Option<Finished>,
     /// Later archives in which the person was found again.
@@ -81,6 +79,8 @@ pub struct ArchiveFacts {
     pub highest: Option<(u32, String)>,
     /// Removed by retention.
     pub rotated: bool,
+    /// Number of the entry that says that it was made.
+    pub sealed: Option<u64>,
 }
 
 /// Everything the ledger says.
@@ -88,9 +88,10 @@ pub struct ArchiveFacts {
 pub struct State {
     /// By id, in order of opening.
     pub requests: Vec<Request>,
-    /// By archive and digest of its head: the requests for which that generation was searched, edited where needed, and verified, or
-    /// that its predecessor was processed for.
-    processed: BTreeMap<(ArchiveId, String), BTreeSet<String>>,
+    /// (request, archive, digest of its head): that generation was searched, edited where needed, and verified for that request.
+    pub processed: BTreeSet<(String, ArchiveId, String)>,
+    /// What was done, by request and archive: collection → counts.
+    pub counts: BTreeMap<(String, ArchiveId), BTreeMap<String, Counts>>,
     /// By dataset and archive.
     pub archives: BTreeMap<(String, ArchiveId), ArchiveFacts>,
     /// The last successful drill per dataset.
@@ -129,11 +130,18 @@ impl State {
 
     /// Whether a request was applied to, and verified on, exactly this generation of an archive.
     pub fn was_processed(&self, request: &str, archive: &ArchiveId, digest: &str) -> bool {
-        self.processed.get(&(*archive, digest.to_string())).is_some_and(|requests| requests.contains(request))
+        self.processed.contains(&(request.to_string(), *archive, digest.to_string()))
     }
 
     fn archive(&mut self, dataset: String, archive: ArchiveId) -> &mut ArchiveFacts {
         self.archives.entry((dataset, archive)).or_default()
+    }
+
+    /// Remembers figures; a later run that found nothing left to do does not erase them.
+    fn count(&mut self, archive: ArchiveId, counts: &BTreeMap<String, BTreeMap<String, Counts>>) {
+        for (request, collections) in counts.iter().filter(|(_, c)| !c.is_empty()) {
+            self.counts.insert((request.clone(), archive), collections.clone());
+        }
     }
 
     fn with(&mut self, id: &str, change: impl FnOnce(&mut Request)) {
@@ -148,15 +156,21 @@ impl State {
 
     fn apply(&mut self, seq: u64, at: Timestamp, actor: &str, event: Event) {
         match event {
-            Event::ArchiveSealed { dataset, archive, digest, .. } => self.archive(dataset, archive).highest = Some((1, digest)),
-            Event::ArchiveResealed { dataset, archive, generation, digest } => {
+            Event::ArchiveSealed { dataset, archive, digest, .. } => {
+                let facts = self.archive(dataset, archive);
+                (facts.highest, facts.sealed) = (Some((1, digest)), Some(seq));
+            }
+            Event::ArchiveResealed { dataset, archive, generation, digest, previous, complete, counts } => {
+                // What was done to the generation before is in this one too.
+                let carried: Vec<String> =
+                    self.processed.iter().filter(|(_, a, d)| *a == archive && *d == previous).map(|(r, _, _)| r.clone()).collect();
+                for request in carried.into_iter().chain(complete) {
+                    self.processed.insert((request, archive, digest.clone()));
+                }
+                self.count(archive, &counts);
                 let facts = self.archive(dataset, archive);
                 if facts.highest.as_ref().is_none_or(|(g, _)| *g < generation) {
-                    let before = facts.highest.replace((generation, digest.clone()));
-                    // What was erased from a generation is not in the next one either.
-                    if let Some(inherited) = before.and_then(|(_, old)| self.processed.get(&(archive, old))).cloned() {
-                        self.processed.entry((archive, digest)).or_default().extend(inherited);
-                    }
+                    facts.highest = Some((generation, digest));
                 }
             }
             Event::ArchiveRotated { dataset, archive, .. } => self.archive(dataset, archive).rotated = true,
@@ -211,7 +225,6 @@ impl State {
                     ended: None,
                     started: Vec::new(),
                     effective_at: None,
-                    covers_until: None,
                     finished: None,
                     still_live: Vec::new(),
                     came_back: None,
@@ -239,12 +252,9 @@ impl State {
             }
             Event::IdentitiesConfirmed { request, datasets } => {
                 // What was searched before was not searched for these.
-                self.processed.values_mut().for_each(|requests| {
-                    requests.remove(&request);
-                });
+                self.processed.retain(|(id, _, _)| *id != request);
                 if let Some(r) = self.find(&request) {
                     r.started.clear();
-                    r.covers_until = None;
                     for (dataset, tokens) in datasets {
                         r.datasets.entry(dataset).or_default().extend(tokens);
                     }
@@ -256,16 +266,15 @@ impl State {
                         r.clock.progress = Progress::Propagating;
                         r.started.push(seq);
                         r.effective_at.get_or_insert(effective_at);
-                        r.covers_until.get_or_insert(effective_at);
                     }
                 }
             }
             Event::PropagationFinished { done, partial, archives, gone, scope, policies, .. } => {
-                for outcome in archives.iter().filter(|a| a.verification == Verdict::Pass && a.left.is_empty()) {
-                    let carried = done.iter().chain(&partial).filter(|id| {
-                        self.requests.iter().any(|r| r.id == **id && r.covers_until.is_none_or(|until| outcome.created_at <= until))
-                    });
-                    self.processed.entry((outcome.archive, outcome.after.1.clone())).or_default().extend(carried.cloned());
+                for outcome in &archives {
+                    for id in &outcome.complete {
+                        self.processed.insert((id.clone(), outcome.archive, outcome.after.1.clone()));
+                    }
+                    self.count(outcome.archive, &outcome.requests);
                 }
                 for (id, is_done) in done.iter().map(|d| (d, true)).chain(partial.iter().map(|p| (p, false))) {
                     if let Some(r) = self.find(id) {

@@ -146,20 +146,15 @@ impl<'k> Wanted<'k> {
         Some((at, std::mem::replace(&mut set.fresh, TokenSet::new(key))))
     }
 
-    /// Everything wanted of a probe (to check that nothing is left).
-    pub fn all_of(&self, at: (usize, usize)) -> TokenSet<'k> {
-        let mut set = TokenSet::new(self.key);
-        for token in self.probes.get(&at).into_iter().flat_map(|s| s.all.keys()) {
-            set.insert_token(*token);
-        }
-        set
+    /// Whether anything wanted was not searched for yet.
+    pub fn has_fresh(&self) -> bool {
+        use crate::datamap::Tokens;
+        self.probes.values().any(|s| !s.fresh.is_empty())
     }
 
-    /// Probes that want anything.
-    pub fn wanting(&self) -> Vec<(usize, usize)> {
-        let mut all: Vec<_> = self.probes.iter().filter(|(_, s)| !s.all.is_empty()).map(|(at, _)| *at).collect();
-        all.sort_unstable();
-        all
+    /// Makes tokens.
+    pub fn key(&self) -> &'k TokenKey {
+        self.key
     }
 
     /// Requests that want a record of `collection` directly, by any of its probes.
@@ -203,7 +198,13 @@ impl<'k> Wanted<'k> {
                 if *from != found.collection {
                     continue;
                 }
-                let ways = collection.entry.placeholders.iter().enumerate().filter(|(_, k)| *k == kind).map(|(n, _)| placeholder_way(collection, n));
+                let ways = collection
+                    .entry
+                    .placeholders
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, k)| *k == kind)
+                    .map(|(n, _)| placeholder_way(collection, n));
                 for way in ways {
                     for values in combinations(found, std::slice::from_ref(field), &[way]) {
                         let token = self.key.of_normalized(&values);

@@ -83,7 +83,14 @@ impl VariantSearch {
                     "base64" | "hex" => 0,
                     _ => 1,
                 };
-                patterns.push(Pattern { value, variant, exact: cased.then(|| form.clone()), width, big: variant == "utf-16be", email: text.contains('@') });
+                patterns.push(Pattern {
+                    value,
+                    variant,
+                    exact: cased.then(|| form.clone()),
+                    width,
+                    big: variant == "utf-16be",
+                    email: text.contains('@'),
+                });
                 bytes.push(form);
             }
         }

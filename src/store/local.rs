@@ -41,6 +41,7 @@ impl LocalStore {
         if !dir.is_dir() {
             let mut builder = std::fs::DirBuilder::new();
             std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+            crash::step("make the store's directory");
             builder.recursive(true).create(dir).map_err(failed)?;
             // The new name must survive a power cut as well.
             let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -214,6 +215,7 @@ impl LocalStore {
         for (name, kind) in self.names("clean", prefix, dir)? {
             match kind {
                 FileType::RegularFile if name.starts_with(TMP) && name != LOCK && self.is_leftover(dir, &name, now) => {
+                    crash::step("remove a leftover");
                     match fs::unlinkat(dir, name.as_str(), AtFlags::empty()) {
                         Ok(()) => removed += 1,
                         Err(Errno::NOENT) => {}
@@ -398,6 +400,7 @@ impl Store for LocalStore {
                 write_zeros(&file, offset, len).map_err(|e| self.failed("wipe", key, e))?;
             }
         }
+        crash::step("sync what was wiped");
         file.sync_all().map_err(|e| self.failed("wipe", key, e))?;
         Ok(Wiped::Done)
     }

@@ -1,6 +1,8 @@
 //! A repository, a source and a clock for tests that use the library as the command line does.
 #![allow(dead_code)]
 
+pub mod shop;
+
 use reseal::catalog::Catalog;
 use reseal::config;
 use reseal::crypto::kdf::KdfParams;

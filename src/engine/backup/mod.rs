@@ -9,8 +9,9 @@ mod parent;
 mod pipeline;
 
 use super::event::{Event, IdentityTokens};
+use super::propagate::is_made_after;
 use super::session::Session;
-use super::state::State;
+use super::state::{Request, State};
 use crate::config::{self, Source};
 use crate::policy::State as Stage;
 use crate::repository::{ArchiveId, ChunkWriter, EntryListWriter, Head, Listed, WriteOptions};
@@ -19,7 +20,7 @@ use crate::{Error, Result};
 use jiff::Timestamp;
 use parent::Parent;
 use pipeline::{Erased, Shared, with_workers};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -89,7 +90,7 @@ pub fn backup(session: &Session, config: &config::Dataset, tag: Option<String>) 
         writer: &writer,
         dataset: &view.dataset,
         erased: Erased::new(erased.iter().map(|(_, t)| *t)),
-        met: Mutex::new(HashSet::new()),
+        met: Mutex::new(latest.map_or_else(HashSet::new, |l| not_known_absent(&state, l, &erased))),
         stored: AtomicU64::new(0),
     };
     let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 16);
@@ -103,12 +104,7 @@ pub fn backup(session: &Session, config: &config::Dataset, tag: Option<String>) 
     writer.finish()?;
     session.env.stop.check("no archive was made; run the same command again")?;
     lease.check()?;
-    let mut met: BTreeSet<usize> = shared.met.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter().copied().collect();
-    // Pieces that are taken over are not looked at again: whoever may be in the archive before may be in this one.
-    if let Some(before) = latest {
-        met.extend((0..erased.len()).filter(|i| may_have(&state, before, erased[*i].0)));
-    }
-    let met: Vec<usize> = met.into_iter().collect();
+    let met: Vec<usize> = shared.met.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter().copied().collect();
     let head = Head {
         archive: ArchiveId::random(session.env.random.as_ref())?,
         dataset: config.name.clone(),
@@ -129,13 +125,14 @@ pub fn backup(session: &Session, config: &config::Dataset, tag: Option<String>) 
     };
     crate::crash::step("backup: put head");
     let digest = session.repo.put_head(&head)?;
+    // Before the archive is recorded: an archive that the ledger knows was looked through.
+    let still_live = confirm_still_live(session, config, &head, &state, &erased, &met)?;
     session.record(&Event::ArchiveSealed {
         dataset: config.name.clone(),
         archive: head.archive,
         digest: digest.clone(),
         created_at: head.created_at,
     })?;
-    let still_live = confirm_still_live(session, config, &head, &state, &erased, &met)?;
     session.catalog.witness_heads(&config.name, &session.repo.heads(&config.name)?)?;
     let mut problems = totals.problems;
     problems.sort_by_key(|(s, _)| std::cmp::Reverse(*s));
@@ -161,13 +158,21 @@ fn erased_people<'a>(state: &'a State, dataset: &str, now: Timestamp) -> Vec<(&'
         .collect()
 }
 
-/// Whether an erased person may be in an archive: it was found there, or the erasure never reached it.
-fn may_have(state: &State, listed: &Listed, request: &str) -> bool {
-    let Ok(request) = state.request(request) else { return false };
-    let archive = &listed.head.archive;
-    let reached = request.covers_until.is_some_and(|until| listed.head.created_at > until)
-        || state.was_processed(&request.id, archive, &listed.digest);
-    !reached || request.still_live.iter().any(|(dataset, a, _)| *dataset == listed.head.dataset && a == archive)
+/// Erased people (by index) who may be in the archive before: then they may be in what is taken over from it unread, which no worker looks at.
+fn not_known_absent(state: &State, parent: &Listed, erased: &[(&str, &[IdentityTokens])]) -> HashSet<usize> {
+    let (dataset, archive) = (parent.head.dataset.as_str(), parent.head.archive);
+    let absent = |request: &Request| {
+        if is_made_after(state, parent, &[request]) {
+            // Its own backup looked, unless it ended before it could record the archive.
+            let looked = state.facts(dataset, &archive).sealed.is_some();
+            looked && !request.still_live.iter().any(|(d, a, _)| d == dataset && *a == archive)
+        } else {
+            // Only what was verified counts: a run that ended may have left this archive as it was.
+            state.was_processed(&request.id, &archive, &parent.digest)
+        }
+    };
+    let known = |id: &str| state.request(id).is_ok_and(absent);
+    erased.iter().enumerate().filter(|(_, (id, _))| !known(id)).map(|(i, _)| i).collect()
 }
 
 /// Short tokens may collide, and kept records may stay: looks properly before telling anybody that a person is still there.

@@ -13,6 +13,7 @@ use crate::engine::wanted::{Person, Wanted};
 use crate::format::Disposition;
 use crate::policy::State as Stage;
 use crate::repository::Listed;
+use crate::repository::entry::display_path;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,6 +55,8 @@ pub struct ArchivePlan {
     pub kept: BTreeMap<(usize, String), u64>,
     /// What cannot be done, and why.
     pub cannot: Vec<String>,
+    /// Entries without a field or table that the map asks for: they are searched byte by byte afterwards.
+    pub missing: Vec<String>,
     /// Entries that had to be read, because the map is newer than the archive's identity blocks.
     pub fell_back: Vec<String>,
     /// Bytes of plaintext of the pieces that would be read and written anew: an estimate, entry by entry.
@@ -72,11 +75,16 @@ pub struct Searched<'k> {
     pub decided: Vec<Decided>,
 }
 
-/// Chooses requests and searches every archive of their datasets.
+/// Chooses the requests of a run, without searching any archive: what [`super::execute`] needs.
+pub fn choose_requests(session: &Session, options: &Options) -> Result<Plan> {
+    let (requests, waiting) = choose(session, &session.state()?, options)?;
+    Ok(Plan { datasets: Vec::new(), waiting, skipped_waiting: options.now.clone(), requests })
+}
+
+/// Chooses requests and searches every archive of their datasets: what `--dry-run` prints.
 pub fn plan(session: &Session, options: &Options) -> Result<Plan> {
     let state = session.state()?;
-    let (requests, waiting) = choose(session, &state, options)?;
-    let mut plan = Plan { datasets: Vec::new(), waiting, skipped_waiting: options.now.clone(), requests };
+    let mut plan = choose_requests(session, options)?;
     let names: BTreeSet<String> = plan.requests.iter().flat_map(|r| r.datasets.keys().cloned()).collect();
     for name in names {
         let config = session.dataset_config(&name)?;
@@ -149,6 +157,9 @@ fn plan_dataset(
     out.damaged = heads.damaged.iter().map(|(key, e)| format!("{key}: {e}")).collect();
     session.env.monitor.phase(&format!("searching {}", config.name), Some(heads.latest.len() as u64));
     for listed in heads.latest {
+        if is_made_after(state, &listed, mine) {
+            continue;
+        }
         let already = is_processed(state, &listed, mine);
         let mut plan = ArchivePlan {
             listed,
@@ -156,6 +167,7 @@ fn plan_dataset(
             tally: Tally::new(),
             kept: BTreeMap::new(),
             cannot: Vec::new(),
+            missing: Vec::new(),
             fell_back: Vec::new(),
             bytes: 0,
             also_known: BTreeMap::new(),
@@ -165,7 +177,7 @@ fn plan_dataset(
             let archive = view.open(&plan.listed.head);
             let mut people = request_people(session, mine)?;
             for (identity, request) in people.identities.iter_mut().zip(mine) {
-                if is_processed(state, &plan.listed, &[request]) {
+                if is_made_after(state, &plan.listed, &[request]) || is_processed(state, &plan.listed, &[request]) {
                     identity.subject = Subject::default();
                 }
             }
@@ -194,7 +206,10 @@ fn describe(
                 }
             }
             plan.fell_back = searched.matches.fell_back.clone();
-            plan.cannot.extend(searched.matches.failed.iter().map(|(entry, why)| format!("{entry}: {why}")));
+            plan.cannot.extend(searched.matches.failed.iter().map(|(entry, why)| people.withhold(&format!("{entry}: {why}"))));
+            let absent = searched.matches.missing.iter();
+            plan.missing
+                .extend(absent.map(|(path, what)| people.withhold(&format!("{}: has no {}", display_path(path), what.join(", no ")))));
             let touched: BTreeSet<usize> = searched
                 .decided
                 .iter()
@@ -214,15 +229,23 @@ fn describe(
     Ok(())
 }
 
-/// Whether a request speaks of an archive at all: one that was made after the erasure is not its business (the person may have come back).
-pub fn covers(request: &Request, listed: &Listed) -> bool {
-    request.covers_until.is_none_or(|until| listed.head.created_at <= until)
-}
-
 /// Whether nothing is left to do for any of these requests on exactly this generation. Only what the ledger says counts: the epoch in
 /// a head is the number of another run where requests were carried out of turn, or of another ledger where an archive was made elsewhere.
 pub fn is_processed(state: &State, listed: &Listed, requests: &[&Request]) -> bool {
-    requests.iter().all(|r| !covers(r, listed) || state.was_processed(&r.id, &listed.head.archive, &listed.digest))
+    requests.iter().all(|r| state.was_processed(&r.id, &listed.head.archive, &listed.digest))
+}
+
+/// Whether an archive was made when all of these requests had begun to be carried out: what it holds of their people was in the source
+/// again, or still. That is reported (`still live`), and never erased by an old request.
+pub fn is_made_after(state: &State, listed: &Listed, requests: &[&Request]) -> bool {
+    let sealed = state.facts(&listed.head.dataset, &listed.head.archive).sealed;
+    requests.iter().all(|r| {
+        r.started.first().is_some_and(|started| match sealed {
+            Some(sealed) => sealed > *started,
+            // A backup that ended just before it could record the archive: a first generation names the ledger that it was made under.
+            None => listed.head.generation == 1 && listed.head.ledger_epoch >= *started,
+        })
+    })
 }
 
 /// Searches one archive for the people and decides about what is found.
@@ -254,7 +277,7 @@ pub fn search<'k>(
 }
 
 /// Identity kinds on the person's own records (found by an identity, not through others) that the request does not name, with the number of distinct new values.
-fn also_known(config: &config::Dataset, people: &People, searched: &Searched<'_>) -> BTreeMap<(usize, String), u64> {
+pub fn also_known(config: &config::Dataset, people: &People, searched: &Searched<'_>) -> BTreeMap<(usize, String), u64> {
     let mut seen: BTreeMap<(usize, String), BTreeSet<String>> = BTreeMap::new();
     for m in searched.matches.records.iter().filter(|m| !m.by_text) {
         let collection = &config.map.collections[m.found.collection];

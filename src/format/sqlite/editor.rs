@@ -3,21 +3,21 @@
 //! Finding goes by identity blocks where they cover the probe (row ids → rows → confirmed with the full token), by an index or a scan
 //! where they do not. [`apply`](super::apply) changes rows, [`emit`](super::emit) gives back the runs that differ.
 
-use super::Image;
 use super::apply;
 use super::connect;
 use super::emit;
 use super::overlay::{Limits, Overlay};
-use super::pages::{Bad, Header};
+use super::pages::Header;
 use super::rows::{RowShape, by_name, field, from_sql};
-use super::schema::{Affinity, Schema, Table, TableKind, quote};
+use super::schema::{Affinity, Schema, Table, TableKind};
 use super::scrub::free_pages;
 use super::vfs::Database;
+use super::{Image, read_page};
 use crate::datamap::{Collection, DataMap, Normalize, Probe, TokenKey, Tokens, Value};
 use crate::format::{Applied, Disposition, EntryContent, EntryEditor, Found, Mentions, NewPiece, RecordKey};
 use crate::{Error, Result};
 use rusqlite::params_from_iter;
-use rusqlite::types::{Value as SqlValue, ValueRef};
+use rusqlite::types::Value as SqlValue;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -50,11 +50,9 @@ impl<'k> SqliteEditor<'k> {
         let overlay = Overlay::new(content.clone(), &limits)?;
         let base = overlay.base_header().clone();
         if base.reserved != 0 {
-            return Err(Bad {
-                page: 0,
-                what: "its pages have reserved bytes (a checksum or encryption extension), so it cannot be edited here",
-            }
-            .at(&path));
+            let mut first = vec![0; base.page];
+            read_page(&overlay, &base, 1, &mut first)?;
+            base.check_reserved(1, &first).map_err(|b| b.at(&path))?;
         }
         let free_before = if content.scrubbed() && content.pieces() > 0 { free_pages(&overlay, &base)? } else { BTreeSet::new() };
         let overlay = Arc::new(Mutex::new(overlay));
@@ -80,7 +78,20 @@ impl<'k> SqliteEditor<'k> {
         schema: Schema,
     ) -> SqliteEditor<'k> {
         let returned = HashSet::new();
-        SqliteEditor { content, key, limits, overlay, base, free_before, schema, db, returned, fell_back: false, changed: false }
+        SqliteEditor {
+            content,
+            key,
+            limits,
+            overlay,
+            base,
+            free_before,
+            schema,
+            db,
+            returned,
+            fell_back: false,
+            missing: BTreeSet::new(),
+            changed: false,
+        }
     }
 
     /// The database's schema.
@@ -225,7 +236,9 @@ fn indexable(table: &Table, columns: &[String], norms: &[Normalize], wanted: &dy
 /// Whether SQLite lacks a collation, function or module that the schema uses.
 pub(super) fn is_missing_extension(error: &rusqlite::Error) -> bool {
     let text = error.to_string();
-    ["no such collation", "no such function", "no such module", "no such tokenizer"].iter().any(|m| text.contains(m))
+    ["no such collation", "no such function", "unknown function", "no such module", "no such tokenizer", "vtable constructor failed"]
+        .iter()
+        .any(|m| text.contains(m))
 }
 
 /// Names of a probe's columns as the table has them, and how each is normalised; `None` when the table lacks one of them.
@@ -318,33 +331,6 @@ impl EntryEditor for SqliteEditor<'_> {
         }
         self.remember(&out);
         Ok(out)
-    }
-
-    fn visit_values(&mut self, visit: &mut dyn FnMut(&[u8])) -> Result<bool> {
-        if self.content.pieces() == 0 {
-            return Ok(true);
-        }
-        let db = self.db()?;
-        for table in self.schema.tables().filter(|t| t.root != 0) {
-            if let Some(why) = self.schema.unreadable.get(&table.name) {
-                return Err(Error::format(self.content.path(), format!("table {} cannot be read here: {why}", table.name)));
-            }
-            let columns: Vec<String> = table.visible().map(|c| quote(&c.name)).collect();
-            let mut scan = || -> rusqlite::Result<()> {
-                let mut statement = db.connection().prepare(&format!("SELECT {} FROM {}", columns.join(", "), quote(&table.name)))?;
-                let mut rows = statement.query([])?;
-                while let Some(row) = rows.next()? {
-                    for i in 0..columns.len() {
-                        if let ValueRef::Text(bytes) | ValueRef::Blob(bytes) = row.get_ref(i)? {
-                            visit(bytes);
-                        }
-                    }
-                }
-                Ok(())
-            };
-            scan().map_err(|e| db.explain(format!("reading table {}", table.name))(e))?;
-        }
-        Ok(true)
     }
 
     fn apply(&mut self, map: &DataMap, order: &[usize], decided: &[(Found, Disposition)]) -> Result<Applied> {
