@@ -143,6 +143,8 @@ pub struct Outgoing {
 
 /// Opens an archive for handing out, through the gate.
 pub fn outgoing(session: &Session, wanted: &str, bypass: Option<&Bypass>) -> Result<Outgoing> {
+    // With a hole in the ledger nobody knows which erasures must be applied.
+    session.ledger().check()?;
     let listed = session.find_archive(wanted)?;
     let view = session.view(&listed.head.dataset)?;
     let gated = pass(session, &view, &listed, bypass)?;
