@@ -242,7 +242,8 @@ fn noticed(kind: &Kind, shop: &Shop, harm: Harm, at: &str) {
 const PACK: Kind = Kind { prefix: "backups/packs/", named: &["packs/", "pack "], may_cost: of_pack, noticed: true };
 const SHEET: Kind = Kind { prefix: "backups/sheets/", named: &["sheets/", "key sheet", "has no key"], may_cost: of_pack, noticed: true };
 const HEAD: Kind = Kind { prefix: "backups/archives/", named: &["archives/"], may_cost: of_head, noticed: true };
-const SLOT: Kind = Kind { prefix: "backups/slots/", named: &["slots", "key slot"], may_cost: all, noticed: false };
+// An older slot opens, and then its root does not open what the newer one sealed.
+const SLOT: Kind = Kind { prefix: "backups/slots/", named: &["slots", "key slot", "signing/"], may_cost: all, noticed: false };
 const DATASET: Kind = Kind { prefix: "backups/datasets/", named: &["datasets/", "dataset "], may_cost: of_dataset, noticed: true };
 const LEDGER: Kind = Kind { prefix: "backups/ledger/", named: &["ledger"], may_cost: all, noticed: true };
 const PARAMS: Kind = Kind { prefix: "backups/reseal.json", named: &["reseal.json", "no repository"], may_cost: all, noticed: true };
