@@ -4,9 +4,8 @@
 
 mod common;
 
+use common::described;
 use common::shop::{DUE, OPENED, Shop, scratch};
-use std::collections::BTreeMap;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -24,36 +23,6 @@ fn python() -> Option<String> {
 fn recover(python: &str, shop: &Shop, arguments: &[&str]) -> Output {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/recover.py");
     Command::new(python).arg(script).args(["backups", "--keys", "keys", "--key-file", "key"]).args(arguments).current_dir(&shop.root).output().unwrap()
-}
-
-/// Everything below a folder that a restore has to bring back, in one comparable line per entry.
-fn described(dir: &Path) -> BTreeMap<String, String> {
-    let mut out = BTreeMap::new();
-    let mut stack = vec![dir.to_path_buf()];
-    let mut inodes: BTreeMap<u64, String> = BTreeMap::new();
-    while let Some(folder) = stack.pop() {
-        let mut names: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).collect();
-        names.sort();
-        for path in names {
-            let meta = std::fs::symlink_metadata(&path).unwrap();
-            let name = path.strip_prefix(dir).unwrap().to_string_lossy().into_owned();
-            let kind = meta.file_type();
-            let what = if kind.is_dir() {
-                stack.push(path.clone());
-                "folder".to_string()
-            } else if kind.is_symlink() {
-                format!("link to {}", std::fs::read_link(&path).unwrap().display())
-            } else if kind.is_fifo() {
-                "pipe".to_string()
-            } else {
-                format!("{} bytes {}", meta.len(), blake3::hash(&std::fs::read(&path).unwrap()).to_hex())
-            };
-            let first = inodes.entry(meta.ino()).or_insert_with(|| name.clone()).clone();
-            let also = if meta.nlink() > 1 && kind.is_file() { format!(" with {first}") } else { String::new() };
-            out.insert(name, format!("{what}{also} {:o} {}.{:09}", meta.mode() & 0o7777, meta.mtime(), meta.mtime_nsec()));
-        }
-    }
-    out
 }
 
 /// Both ways, every archive.
