@@ -70,7 +70,16 @@ struct Expected {
 type Check<'a> = &'a dyn Fn(&Shop, &str);
 
 /// Ends `args` at every chosen step from copies of `base`.
-fn matrix(name: &str, base: &Shop, scratch: &Path, now: &str, args: &[&str], rerun_codes: &[i32], expected: Option<&Expected>, extra: Check) {
+fn matrix(
+    name: &str,
+    base: &Shop,
+    scratch: &Path,
+    now: &str,
+    args: &[&str],
+    rerun_codes: &[i32],
+    expected: Option<&Expected>,
+    extra: Check,
+) {
     let counted = base.copy(&scratch.join("counted"));
     let log = scratch.join("steps.log");
     let _ = std::fs::remove_file(&log);
@@ -98,7 +107,13 @@ fn matrix(name: &str, base: &Shop, scratch: &Path, now: &str, args: &[&str], rer
         // With nobody's help: the dead process' lease, its half-written files and rows must not be in the way.
         if ran.code.is_none() {
             let again = shop.run(now, args);
-            assert!(again.code.is_some_and(|c| rerun_codes.contains(&c)), "{at}: again: {:?}\n{}\n{}", again.code, again.stdout, again.stderr);
+            assert!(
+                again.code.is_some_and(|c| rerun_codes.contains(&c)),
+                "{at}: again: {:?}\n{}\n{}",
+                again.code,
+                again.stdout,
+                again.stderr
+            );
         }
         if let Some(expected) = expected {
             whole(&shop, now, expected, true, &at);
@@ -125,7 +140,11 @@ fn whole(shop: &Shop, now: &str, expected: &Expected, complete: bool, at: &str) 
             (None, None) => expected.fresh.as_ref().is_some_and(|f| differs_from_live(tree, f).is_none()),
             _ => new == Some(tree) || !complete && old == Some(tree),
         };
-        assert!(fits, "{at}: archive {id} restores to neither the old nor the new tree (complete: {complete}): {}", differences(tree, old.or(expected.fresh.as_ref()), new));
+        assert!(
+            fits,
+            "{at}: archive {id} restores to neither the old nor the new tree (complete: {complete}): {}",
+            differences(tree, old.or(expected.fresh.as_ref()), new)
+        );
         if complete && expected.erased {
             assert_eq!(knows_the_erased(tree), None, "{at}: archive {id}");
         }

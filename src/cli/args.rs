@@ -19,8 +19,16 @@ pub struct Cli {
 
 const AFTER_HELP: &str = "\
 Secrets come from RESEAL_PASSPHRASE, RESEAL_PASSPHRASE_FILE, RESEAL_PASSPHRASE_COMMAND, --key-file or a prompt.
-Exit codes: 0 done, 1 failed and resumable, 2 usage or configuration, 3 done in part, 4 verification failed,
-            5 locked by another writer, 6 wrong secret or damaged data.
+
+Exit codes:
+  0  done
+  1  failed; nothing changed, or everything can be resumed
+  2  usage or configuration
+  3  done in part; what is left is listed
+  4  verification failed
+  5  locked by another writer
+  6  wrong secret, or damaged data
+
 Start with `reseal demo`, or with docs/configuration.md and `reseal init`.";
 
 /// Options of every command.

@@ -28,7 +28,7 @@ pub fn run(cx: &Context, command: &Catalog) -> Result<u8> {
         session.catalog.witness_heads(&name, &heads)?;
     }
     let entries = session.ledger().head().0;
-    cx.env.monitor.warn(
+    cx.ui.warn(
         "what this machine had seen of the repository is forgotten: that an older copy was put back before now can no longer be noticed",
     );
     cx.ui.say(&format!("rebuilt the catalog {path}: {}, ledger entry {entries}", text::count(archives, "archive", "archives")));

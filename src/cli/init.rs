@@ -36,7 +36,7 @@ pub fn run(cx: &Context, args: &Init) -> Result<u8> {
         cx.ui.say(&format!("its keys and ledger are at {keys}"));
     }
     cx.ui.say(&format!("it is opened by {kept}"));
-    cx.env.monitor.warn(
+    cx.ui.warn(
         "without that secret nobody can read the backups, not even you: keep a copy of it apart from this machine and from the repository",
     );
     cx.ui.say("next: reseal map check, then reseal backup");

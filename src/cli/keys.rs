@@ -66,7 +66,7 @@ fn remove(cx: &Context, args: &KeysRemove) -> Result<u8> {
     session.repo.remove_slot(&slot.id)?;
     session.record(&Event::KeyRemoved { slot: slot.id.to_string() })?;
     cx.ui.say(&format!("removed key slot {} ({})", text::short(slot.id), slot.label));
-    cx.env.monitor.warn("whoever knows its secret and kept a copy of the slot still has the root key; replace it with: reseal keys rotate");
+    cx.ui.warn("whoever knows its secret and kept a copy of the slot still has the root key; replace it with: reseal keys rotate");
     cx.ui.object(&json!({ "removed": object(slot) }));
     Ok(DONE)
 }

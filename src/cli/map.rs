@@ -104,7 +104,7 @@ fn suggest_all(cx: &Context, config: &config::Config, datasets: &[&config::Datas
         }
         objects.push(json!({ "dataset": dataset.name, "collections": draft.collections, "yaml": draft.yaml }));
     }
-    cx.env.monitor.warn("this is a draft by the names of tables and columns: a person must correct it; then: reseal map check");
+    cx.ui.warn("this is a draft by the names of tables and columns: a person must correct it; then: reseal map check");
     cx.ui.object(&json!({ "suggestions": objects }));
     Ok(DONE)
 }

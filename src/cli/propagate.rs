@@ -22,13 +22,14 @@ pub fn run(cx: &Context, args: &Propagate) -> Result<u8> {
     };
     let now = if args.now { args.reason.clone() } else { None };
     let options = Options { requests: args.requests.clone(), scope, now };
-    let plan = propagate::plan(&session, &options)?;
     if args.dry_run {
+        let plan = propagate::plan(&session, &options)?;
         say_plan(cx, &session, &plan);
         warn_deadlines(cx, &session)?;
         cx.ui.object(&plan_object(&session, &plan));
         return Ok(DONE);
     }
+    let plan = propagate::choose_requests(&session, &options)?;
     let report = propagate::execute(&session, &plan, &options)?;
     say(cx, &report, &plan);
     warn_deadlines(cx, &session)?;

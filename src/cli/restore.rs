@@ -17,6 +17,12 @@ pub fn run(cx: &Context, args: &Restore) -> Result<u8> {
         None if args.dry_run => PathBuf::new(),
         None => return Err(Error::Usage("--to DIR is needed".into())),
     };
+    if !args.dry_run && !args.overwrite && std::fs::read_dir(&to).is_ok_and(|mut d| d.next().is_some()) {
+        return Err(Error::Usage(format!(
+            "{} is not empty; name a new or empty directory, or restore over what is there with --overwrite",
+            to.display()
+        )));
+    }
     let options = Options { paths: args.paths.clone(), dry_run: args.dry_run, bypass: bypass(&args.gate), overwrite: args.overwrite };
     let listed = session.find_archive(&args.archive)?;
     let head = &listed.head;

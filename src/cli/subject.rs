@@ -83,7 +83,7 @@ fn export(cx: &Context, args: &SubjectExport) -> Result<u8> {
     for file in &done.files {
         cx.ui.say(&format!("  {file}"));
     }
-    cx.env.monitor.warn("these files are plaintext about a person: hand them over, then delete them");
+    cx.ui.warn("these files are plaintext about a person: hand them over, then delete them");
     let archives: BTreeMap<&String, String> = done.archives.iter().map(|(d, a)| (d, a.to_string())).collect();
     cx.ui.object(&json!({
         "export": { "to": args.to.display().to_string(), "files": done.files, "records": done.records, "archives": archives }

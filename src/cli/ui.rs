@@ -71,7 +71,17 @@ impl Ui {
 
     /// Something that must not be overlooked.
     pub fn warn(&self, text: &str) {
+        self.flush();
         self.progress.warn(text);
+    }
+
+    /// Brings out what was written so far, so that the two streams read in order where they meet.
+    fn flush(&self) {
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        if !out.gone {
+            let flushed = out.stdout.flush();
+            out.keep(flushed);
+        }
     }
 
     /// The one object of `--json`.
@@ -100,12 +110,8 @@ impl Ui {
     /// Brings out what is left. Fails when standard output took not all of it, except when its reader simply left.
     pub fn finish(&self) -> Result<()> {
         self.progress.clear();
-        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-        let flushed = out.stdout.flush();
-        if !out.gone {
-            out.keep(flushed);
-        }
-        match out.failed.take() {
+        self.flush();
+        match self.out.lock().unwrap_or_else(PoisonError::into_inner).failed.take() {
             Some(e) => Err(Error::io("write", "standard output")(e)),
             None => Ok(()),
         }
@@ -114,6 +120,7 @@ impl Ui {
     /// An error, for a person and, with `--json`, for a script.
     pub fn error(&self, error: &Error) {
         let text = error_text(error);
+        self.flush();
         self.progress.error(&text);
         self.object(&error_object(&text, error.exit_code()));
     }
@@ -123,7 +130,14 @@ impl Ui {
 pub fn error_text(error: &Error) -> String {
     match error {
         Error::Config(findings) if findings.len() > 1 => format!("the configuration has {} mistakes:\n{error}", findings.len()),
-        Error::Locked { .. } => format!("{error}; wait for it to end and run the same command again"),
+        Error::Locked { what, holder, since, .. } => {
+            let what = match what.strip_prefix("leases/") {
+                Some("keys" | "slots" | "root") | None => "the repository".to_string(),
+                Some(dataset) => format!("dataset {dataset}"),
+            };
+            let since = since.parse().map_or_else(|_| since.clone(), |t| format!("{} UTC", super::text::time(t)));
+            format!("{what} is being written to by {holder}, since {since}; wait for that to end and run the same command again")
+        }
         _ => error.to_string(),
     }
 }
@@ -131,4 +145,19 @@ pub fn error_text(error: &Error) -> String {
 /// `{"error": …}`
 pub fn error_object(message: &str, exit_code: u8) -> Value {
     serde_json::json!({ "error": { "message": message, "exit_code": exit_code } })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_locked_out_is_told_by_whom() {
+        let locked = |what: &str| {
+            let (since, expires) = ("2026-11-01T02:00:59Z".to_string(), String::new());
+            error_text(&Error::Locked { what: what.to_string(), holder: "process 7 on vm".into(), since, expires })
+        };
+        assert!(locked("leases/crm").starts_with("dataset crm is being written to by process 7 on vm, since 2026-11-01 02:00 UTC;"));
+        assert!(locked("leases/keys").starts_with("the repository is"));
+    }
 }

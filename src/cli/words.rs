@@ -169,3 +169,64 @@ fn about_a_request(event: &Event) -> Told {
     };
     Told::of(name, format!("request {id} {text}")).requests([id])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::event::Verdict;
+
+    #[test]
+    fn every_event_is_told_under_the_name_that_the_ledger_has() {
+        let at: Timestamp = "2026-11-01T02:00:00Z".parse().unwrap();
+        let (dataset, archive, request) = ("crm".to_string(), ArchiveId([0xab; 16]), "2e5840f9ede9".to_string());
+        let of = || BTreeMap::from([("crm".to_string(), Vec::new())]);
+        let text = || "because".to_string();
+        let events = [
+            Event::RepositoryCreated { tool: text() },
+            Event::ArchiveSealed { dataset: dataset.clone(), archive, digest: text(), created_at: at },
+            Event::ArchiveResealed {
+                dataset: dataset.clone(),
+                archive,
+                generation: 2,
+                digest: text(),
+                previous: text(),
+                complete: vec![],
+                counts: BTreeMap::new(),
+            },
+            Event::ArchiveRotated { dataset: dataset.clone(), archive, generation: 2, reason: text() },
+            Event::ArchiveVerified { dataset: dataset.clone(), archive, generation: 2, scope: text(), result: Verdict::Pass },
+            Event::ArchiveDrilled {
+                dataset: dataset.clone(),
+                archive,
+                generation: 2,
+                result: Verdict::Pass,
+                restore_seconds: 1.5,
+                bytes: 3,
+            },
+            Event::GateSkipped { dataset: dataset.clone(), archive, reason: text(), approver: text() },
+            Event::Restored { dataset: dataset.clone(), archive, how: "restore".into(), replayed: 1 },
+            Event::StillLive { request: request.clone(), dataset, archive, records: BTreeMap::from([("c".to_string(), 2)]) },
+            Event::RequestApproved { request: request.clone() },
+            Event::RequestHeld { request: request.clone(), reason: text() },
+            Event::RequestReleased { request: request.clone(), reason: None },
+            Event::RequestCancelled { request: request.clone(), reason: Some(text()) },
+            Event::RequestRefused { request: request.clone(), ground: text(), citation: Some(text()) },
+            Event::RequestExtended { request: request.clone(), deadline: at, reason: text() },
+            Event::IdentitiesConfirmed { request: request.clone(), datasets: of() },
+            Event::CameBack { request: request.clone(), since: at, reason: text() },
+            Event::PropagationStarted { requests: vec![request], datasets: vec![], effective_at: at, skipped_waiting: Some(text()) },
+            Event::KeyAdded { slot: text(), label: text() },
+            Event::KeyRemoved { slot: text() },
+            Event::KeyRotated { objects: 1 },
+        ];
+        for event in &events {
+            let told = tell(event);
+            let stored = serde_json::to_value(event).unwrap();
+            assert_eq!(stored["event"], told.event);
+            assert!(told.text.len() > 10, "{}", told.event);
+            let about = stored.get("request").is_some() || stored.get("requests").is_some();
+            assert_eq!(about, !told.requests.is_empty(), "{}", told.event);
+            assert_eq!(stored.get("archive").is_some(), told.archive.is_some(), "{}", told.event);
+        }
+    }
+}

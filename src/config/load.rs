@@ -44,7 +44,8 @@ fn read(path: &Path) -> Result<String> {
 /// it names are read.
 pub fn parse(text: &str, path: &Path) -> Result<Config> {
     let (raw, file) = document::<RawConfig>(text, path).map_err(Error::Config)?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
+    // Nothing rather than `.`: paths are shown as they were written.
+    let folder = path.parent().filter(|p| *p != Path::new(".")).unwrap_or(Path::new("")).to_path_buf();
     let mut loader = Loader { folder, files: vec![file], findings: Vec::new() };
     let config = loader.config(&raw, path);
     match config {

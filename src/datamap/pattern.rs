@@ -76,6 +76,32 @@ impl EntryPattern {
         Some(self.placeholders.iter().cloned().zip(captures.into_iter().map(value)).collect())
     }
 
+    /// Like [`EntryPattern::matches`], for a folder on the way to what the pattern means, if its own path already carries every identity:
+    /// of `users/{email}/profile.json`, the folder `users/jane@example.org`.
+    pub fn matches_folder(&self, path: &[u8]) -> Option<Vec<(String, String)>> {
+        let last = self.pieces.iter().rposition(|p| matches!(p, PatternPiece::Identity(_)))?;
+        let mut pieces: Vec<PatternPiece> = self.pieces.get(..=last)?.to_vec();
+        let mut inside = false;
+        for piece in self.pieces.get(last + 1..)? {
+            match piece {
+                PatternPiece::Literal(text) => {
+                    let (before, after) = text.split_once('/').map_or((text.as_str(), None), |(b, a)| (b, Some(a)));
+                    if !before.is_empty() {
+                        pieces.push(PatternPiece::Literal(before.to_string()));
+                    }
+                    if after.is_some() {
+                        inside = true;
+                        break;
+                    }
+                }
+                PatternPiece::DoubleStar => break,
+                other => pieces.push(other.clone()),
+            }
+        }
+        let folder = EntryPattern { pieces, ..self.clone() };
+        inside.then(|| folder.matches(path)).flatten()
+    }
+
     /// Whether the entry with this path is meant.
     pub fn is_match(&self, path: &[u8]) -> bool {
         self.matches(path).is_some()

@@ -25,10 +25,16 @@ pub fn make(session: &Session, id: &str) -> Result<Value> {
     let mut collections: BTreeMap<(String, String), Counts> = BTreeMap::new();
     let mut archives = Vec::new();
     for a in &finished.archives {
-        for (collection, counts) in a.requests.get(&request.id).into_iter().flatten() {
+        // The figures of the run that did the work, not of a later one that only looked.
+        let done = state.counts.get(&(request.id.clone(), a.archive)).or_else(|| a.requests.get(&request.id));
+        for (collection, counts) in done.into_iter().flatten() {
             collections.entry((a.dataset.clone(), collection.clone())).or_default().add(counts);
         }
-        archives.push(archive_json(a, &request.id));
+        let mut a = a.clone();
+        if let Some(done) = done {
+            a.requests.insert(request.id.clone(), done.clone());
+        }
+        archives.push(archive_json(&a, &request.id));
     }
     let ledger = session.ledger();
     let position = ledger.entries().iter().find(|e| e.seq == finished.seq).map(|e| hex::encode(e.hash));
@@ -49,7 +55,7 @@ pub fn make(session: &Session, id: &str) -> Result<Value> {
         "completed_at": finished.at.to_string(),
         "performed_by": finished.actor,
         "state": request.stage(session.now()).to_string(),
-        "result": result_word(finished.done, finished.gone, &finished.archives),
+        "result": result_word(&request.id, finished.done, finished.gone, &finished.archives),
         "sanitization": {
             "method": "cryptographic erase and deletion",
             "technique": "records removed or rewritten inside the archives; affected chunks sealed anew under new keys; keys of the old chunks destroyed; old ciphertext wiped or deleted",
@@ -63,7 +69,7 @@ pub fn make(session: &Session, id: &str) -> Result<Value> {
         },
         "collections": collections.iter().map(|((d, c), n)| counts_json(d, c, n)).collect::<Vec<_>>(),
         "archives": archives,
-        "surviving_copies": surviving(session, finished.archives.as_slice())?,
+        "surviving_copies": surviving(session, &request.id, finished.archives.as_slice())?,
         "not_covered": [
             "the live source, which is the controller's own to erase",
             "copies of the repository that were made before together with a key slot and its secret",
@@ -87,9 +93,9 @@ fn ground(request: &Request) -> Value {
     json!({ "basis": law, "reason": request.reason })
 }
 
-fn result_word(done: bool, gone: Verdict, archives: &[ArchiveOutcome]) -> &'static str {
-    let worst =
-        archives.iter().fold(gone, |v, a| v.and(a.verification).and(if a.left.is_empty() { Verdict::Pass } else { Verdict::Unknown }));
+fn result_word(request: &str, done: bool, gone: Verdict, archives: &[ArchiveOutcome]) -> &'static str {
+    let is_complete = |a: &ArchiveOutcome| a.complete.iter().any(|c| c == request);
+    let worst = archives.iter().fold(gone, |v, a| if is_complete(a) { v } else { v.and(a.verification).and(Verdict::Unknown) });
     match (done, worst) {
         (true, Verdict::Pass) => "PASS",
         (_, Verdict::Failed) => "FAILED",
@@ -114,16 +120,16 @@ pub fn archive_json(a: &ArchiveOutcome, request: &str) -> Value {
         "after": { "generation": a.after.0, "digest": a.after.1 },
         "mode": a.mode,
         "collections": a.requests.get(request).into_iter().flatten().map(|(c, n)| counts_json(&a.dataset, c, n)).collect::<Vec<_>>(),
-        "verification": a.verification.to_string(),
+        "verification": if a.complete.iter().any(|c| c == request) { "PASS".to_string() } else { a.verification.and(Verdict::Unknown).to_string() },
         "left": a.left,
         "notes": a.notes,
     })
 }
 
 /// Copies that are still there and hold, or may hold, something of the person.
-fn surviving(session: &Session, archives: &[ArchiveOutcome]) -> Result<Vec<Value>> {
+fn surviving(session: &Session, request: &str, archives: &[ArchiveOutcome]) -> Result<Vec<Value>> {
     let mut out = Vec::new();
-    for a in archives.iter().filter(|a| !a.left.is_empty() || a.verification != Verdict::Pass) {
+    for a in archives.iter().filter(|a| !a.complete.iter().any(|c| c == request)) {
         let still_there = session.repo.dataset(&a.dataset)?.is_some() && session.listed(&a.dataset, &a.archive)?.is_some();
         if still_there {
             let last = match session.config.datasets.get(&a.dataset) {

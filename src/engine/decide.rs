@@ -2,10 +2,10 @@
 //! A pure function of the map, the record and the time; nothing is changed here.
 
 use super::event::Counts;
-use super::matching::{Match, Matches};
-use super::wanted::{Wanted, record_tokens};
+use super::matching::{Match, Matches, keeps_as_shared};
+use super::wanted::Wanted;
 use crate::datamap::strategy::Strategies;
-use crate::datamap::{Action, Collection, DataMap, Feed, Field, Label, OnErase, Shared, TokenKey, Unmapped, Value};
+use crate::datamap::{Action, Collection, DataMap, Feed, Field, Label, OnErase, TokenKey, Unmapped, Value};
 use crate::format::{Disposition, Found, Mentions, NewValue};
 use crate::{Error, Result};
 use jiff::Timestamp;
@@ -60,7 +60,7 @@ impl Decider<'_> {
         if m.by_text {
             return Ok(self.rewritten(index, self.text_changes(collection, m), false));
         }
-        if collection.shared == Shared::Skip && self.is_shared(collection, m, wanted) {
+        if keeps_as_shared(self.map, wanted, &m.found) {
             let own = self.own_references(collection, m, wanted);
             return Ok(if own.is_empty() {
                 keep("shared with other subjects".into())
@@ -71,7 +71,13 @@ impl Decider<'_> {
             });
         }
         match collection.on_erase {
-            OnErase::Preserve => Ok(keep(collection.retain.as_ref().map_or_else(|| preserve_basis(collection), |r| r.basis.clone()))),
+            OnErase::Preserve => Ok(keep(
+                collection
+                    .basis
+                    .clone()
+                    .or_else(|| collection.retain.as_ref().map(|r| r.basis.clone()))
+                    .unwrap_or_else(|| preserve_basis(collection)),
+            )),
             OnErase::Delete => Ok(Decided {
                 index,
                 disposition: Disposition::Delete,
@@ -188,33 +194,6 @@ impl Decider<'_> {
         Some(NewValue::Text(out))
     }
 
-    /// Whether the record also refers to somebody else through the same kind of reference.
-    fn is_shared(&self, collection: &Collection, m: &Match, wanted: &Wanted<'_>) -> bool {
-        // A record that is somebody's own (others refer to it, or its key is an identity) is not shared because it has two addresses.
-        let own = self
-            .map
-            .collections
-            .iter()
-            .flat_map(|c| &c.probes)
-            .any(|p| matches!(&p.feed, Feed::Reference { collection, .. } if *collection == m.found.collection))
-            || collection.primary_key.iter().any(|k| collection.fields.get(k).is_some_and(|f| f.identity.is_some()));
-        let mut targets: BTreeMap<String, (bool, bool)> = BTreeMap::new();
-        for (p, probe) in collection.probes.iter().enumerate() {
-            if own && matches!(probe.feed, Feed::Identity(_)) {
-                continue;
-            }
-            let tokens = record_tokens(self.key, probe, &m.found);
-            if tokens.is_empty() {
-                continue;
-            }
-            let ours = tokens.iter().filter(|t| wanted.wants((m.found.collection, p), t)).count();
-            let slot = targets.entry(target(&probe.feed)).or_default();
-            slot.0 |= ours > 0;
-            slot.1 |= ours < tokens.len();
-        }
-        targets.values().any(|(ours, others)| *ours && *others)
-    }
-
     /// Sets the fields to null through which a shared record refers to the person.
     fn own_references(&self, collection: &Collection, m: &Match, wanted: &Wanted<'_>) -> BTreeMap<String, Vec<Option<NewValue>>> {
         let mut changes = BTreeMap::new();
@@ -234,14 +213,6 @@ impl Decider<'_> {
             }
         }
         changes
-    }
-}
-
-/// What a probe leads to, so that two references to the same target can be told.
-fn target(feed: &Feed) -> String {
-    match feed {
-        Feed::Identity(kind) => format!("identity {kind}"),
-        Feed::Reference { collection, fields } => format!("collection {collection} {}", fields.join(",")),
     }
 }
 

@@ -50,13 +50,31 @@ pub struct Report {
     pub checks: Vec<Check>,
 }
 
+/// Scratch folders are called this, the process id, and something random.
+const PREFIX: &str = "reseal-drill-";
+
+/// Removes what a killed drill left behind: it is a whole restored archive.
+fn sweep_scratch(base: &Path) {
+    let Ok(listing) = std::fs::read_dir(base) else { return };
+    for entry in listing.flatten() {
+        let name = entry.file_name();
+        let Some(rest) = name.to_str().and_then(|n| n.strip_prefix(PREFIX)) else { continue };
+        let pid = rest.split('-').next().unwrap_or_default();
+        let alive = pid.parse::<u32>().is_ok_and(|pid| Path::new(&format!("/proc/{pid}")).exists());
+        if !alive && entry.file_type().is_ok_and(|t| t.is_dir()) {
+            let _ = remove_all(&entry.path());
+        }
+    }
+}
+
 /// A scratch folder that goes away with everything in it.
 struct Scratch(PathBuf);
 
 impl Scratch {
     fn new(session: &Session) -> Result<Scratch> {
         let base = std::env::temp_dir();
-        let name = format!("reseal-drill-{}", hex::encode(crate::env::random_bytes::<8>(session.env.random.as_ref())?));
+        sweep_scratch(&base);
+        let name = format!("{PREFIX}{}-{}", std::process::id(), hex::encode(crate::env::random_bytes::<8>(session.env.random.as_ref())?));
         let path = base.join(name);
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new().recursive(false).mode(0o700).create(&path).map_err(Error::io("create", &path))?;

@@ -65,13 +65,12 @@ pub fn apply(map: &DataMap, bound: Vec<Bound<'_>>, matches: &Matches, decided: V
     let mut per_entry: HashMap<usize, Vec<(Found, Disposition)>> = HashMap::new();
     for d in decided {
         let m = matches.records.get(d.index).ok_or_else(|| Error::Refused("a decision about no record".into()))?;
-        if d.disposition != Disposition::Keep {
-            per_entry.entry(m.entry).or_default().push((m.found.clone(), d.disposition));
-        }
+        // Also what is kept: a foreign key's cascade must not take it along.
+        per_entry.entry(m.entry).or_default().push((m.found.clone(), d.disposition));
     }
     edit.removed.extend(matches.paths.iter().map(|p| p.path.clone()));
     for (i, b) in bound.into_iter().enumerate() {
-        let Some(work) = per_entry.remove(&i) else { continue };
+        let Some(work) = per_entry.remove(&i).filter(|w| w.iter().any(|(_, d)| *d != Disposition::Keep)) else { continue };
         if edit.removed.contains(&b.entry.path) {
             continue;
         }

@@ -47,6 +47,9 @@ pub struct ArchiveOutcome {
     pub after: (u32, String),
     /// Per request: counts per collection.
     pub requests: BTreeMap<String, BTreeMap<String, Counts>>,
+    /// Requests of which nothing is left to do on this archive: searched, edited where needed, and verified.
+    #[serde(default)]
+    pub complete: Vec<String>,
     /// PASS, FAILED or UNKNOWN.
     pub verification: Verdict,
     /// What was not done and why; empty when everything was.
@@ -147,6 +150,12 @@ pub enum Event {
         generation: u32,
         /// Digest of the new head.
         digest: String,
+        /// Digest of the head that it replaces.
+        previous: String,
+        /// Requests that it is complete for.
+        complete: Vec<String>,
+        /// What was done, per request and collection: a crash after this must not lose the figures of the certificate.
+        counts: BTreeMap<String, BTreeMap<String, Counts>>,
     },
     /// Retention removed an archive.
     ArchiveRotated {

@@ -97,7 +97,10 @@ pub fn pass(session: &Session, view: &View, listed: &Listed, bypass: Option<&Byp
         return Ok(Gated::default());
     }
     if let Some(bypass) = bypass {
-        if bypass.approver == session.actor {
+        if bypass.reason.trim().is_empty() || bypass.approver.trim().is_empty() {
+            return Err(Error::Usage("passing the gate needs a reason and the name of the one who approves it".into()));
+        }
+        if bypass.approver.trim().to_lowercase() == session.actor.trim().to_lowercase() {
             return Err(Error::Refused("the gate is passed only with a second person's approval".into()));
         }
         session.record(&Event::GateSkipped {
@@ -146,6 +149,15 @@ pub fn outgoing(session: &Session, wanted: &str, bypass: Option<&Bypass>) -> Res
     // With a hole in the ledger nobody knows which erasures must be applied.
     session.ledger().check()?;
     let listed = session.find_archive(wanted)?;
+    // With entries of the ledger missing, nobody knows who was erased.
+    session.ledger().check()?;
+    let known = session.ledger().head().0;
+    if listed.head.ledger_epoch > known {
+        return Err(Error::damaged(
+            "ledger",
+            format!("the archive knows entry {}, and the ledger ends at {known}: an older ledger was put back", listed.head.ledger_epoch),
+        ));
+    }
     let view = session.view(&listed.head.dataset)?;
     let gated = pass(session, &view, &listed, bypass)?;
     if !gated.replayed.is_empty() {

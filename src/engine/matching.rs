@@ -3,8 +3,8 @@
 
 use super::archive::OpenArchive;
 use super::session::View;
-use super::wanted::{Wanted, Who};
-use crate::datamap::{Collection, DataMap};
+use super::wanted::{Wanted, Who, record_tokens};
+use crate::datamap::{Collection, DataMap, Feed, Shared};
 use crate::env::Env;
 use crate::format::records::RecordsEditor;
 use crate::format::registry::{self, Serves};
@@ -65,6 +65,8 @@ pub struct Matches {
     pub fell_back: Vec<String>,
     /// Entries that could not be searched, and why.
     pub failed: Vec<(String, String)>,
+    /// Entries that do not have what the map asks for: (stored path, what is missing). Nothing found there proves nothing.
+    pub missing: Vec<(Vec<u8>, Vec<String>)>,
 }
 
 /// Limits of a search.
@@ -220,6 +222,9 @@ pub fn find_all(
     env: &Env,
 ) -> Result<Matches> {
     let mut matches = Matches::default();
+    // Records whose references were followed, for these requests. A record that is shared with somebody else leads on to their records, so
+    // it is not followed while the map keeps shared records.
+    let mut followed: Vec<Who> = Vec::new();
     loop {
         while let Some(((c, p), fresh)) = wanted.take_fresh() {
             env.stop.check("nothing was changed; run the same command again")?;
@@ -229,9 +234,8 @@ pub fn find_all(
                 match editor.find(map, c, probe, &fresh) {
                     Ok(found) => {
                         for f in found {
-                            let who = wanted.who_wants(map, &f);
-                            wanted.feed_references(map, &f, &who);
-                            matches.records.push(Match { entry: i, found: f, who, by_text: false });
+                            matches.records.push(Match { entry: i, found: f, who: Who::new(), by_text: false });
+                            followed.push(Who::new());
                         }
                     }
                     Err(e) => b.editor = Err(e),
@@ -245,15 +249,14 @@ pub fn find_all(
         }
         // Requests whose records overlap: what one found may belong to another too, with everything that hangs on it.
         let mut changed = false;
-        for m in &mut matches.records {
-            let who = wanted.who_wants(map, &m.found);
-            if who != m.who {
-                m.who.extend(who);
-                wanted.feed_references(map, &m.found, &m.who);
-                changed = true;
+        for (m, followed) in matches.records.iter_mut().zip(&mut followed) {
+            m.who.extend(wanted.who_wants(map, &m.found));
+            if m.who != *followed && !keeps_as_shared(map, wanted, &m.found) {
+                changed |= wanted.feed_references(map, &m.found, &m.who);
+                followed.clone_from(&m.who);
             }
         }
-        if !changed {
+        if !changed && !wanted.has_fresh() {
             break;
         }
     }
@@ -292,8 +295,15 @@ pub fn find_all(
     matches.paths = find_paths(map, archive, wanted)?;
     for b in bound.iter() {
         match &b.editor {
-            Ok(editor) if editor.fell_back() => matches.fell_back.push(b.entry.display_path()),
-            Ok(_) => {}
+            Ok(editor) => {
+                if editor.fell_back() {
+                    matches.fell_back.push(b.entry.display_path());
+                }
+                let missing = editor.missing();
+                if !missing.is_empty() {
+                    matches.missing.push((b.entry.path.clone(), missing));
+                }
+            }
             Err(e) => matches.failed.push((b.entry.display_path(), e.to_string())),
         }
     }
@@ -313,39 +323,89 @@ pub fn scan_texts<'a>(map: &'a DataMap, found: &'a Found) -> impl Iterator<Item 
         })
 }
 
+/// Whether the map keeps this record because it also refers to somebody who is not being erased.
+pub fn keeps_as_shared(map: &DataMap, wanted: &Wanted<'_>, found: &Found) -> bool {
+    let Some(collection) = map.collections.get(found.collection) else { return false };
+    if collection.shared != Shared::Skip {
+        return false;
+    }
+    // A record that is somebody's own (others refer to it, or its key is an identity) is not shared because it has two addresses.
+    let own = map
+        .collections
+        .iter()
+        .flat_map(|c| &c.probes)
+        .any(|p| matches!(&p.feed, Feed::Reference { collection, .. } if *collection == found.collection))
+        || collection.primary_key.iter().any(|k| collection.fields.get(k).is_some_and(|f| f.identity.is_some()));
+    let mut targets: BTreeMap<String, (bool, bool)> = BTreeMap::new();
+    for (p, probe) in collection.probes.iter().enumerate() {
+        if own && matches!(probe.feed, Feed::Identity(_)) {
+            continue;
+        }
+        let tokens = record_tokens(wanted.key(), probe, found);
+        if tokens.is_empty() {
+            continue;
+        }
+        let ours = tokens.iter().filter(|t| wanted.wants((found.collection, p), t)).count();
+        let slot = targets.entry(target(&probe.feed)).or_default();
+        slot.0 |= ours > 0;
+        slot.1 |= ours < tokens.len();
+    }
+    targets.values().any(|(ours, others)| *ours && *others)
+}
+
+/// What a probe leads to, so that two references to the same target can be told.
+fn target(feed: &Feed) -> String {
+    match feed {
+        Feed::Identity(kind) => format!("identity {kind}"),
+        Feed::Reference { collection, fields } => format!("collection {collection} {}", fields.join(",")),
+    }
+}
+
+/// Entries that are records as a whole, and the folders that carry the identity in their name and have nothing else left in them.
 fn find_paths(map: &DataMap, archive: &OpenArchive, wanted: &Wanted<'_>) -> Result<Vec<PathMatch>> {
     let collections: Vec<usize> = (0..map.collections.len()).filter(|c| is_path_collection(&map.collections[*c])).collect();
-    let mut out = Vec::new();
+    let mut out: Vec<PathMatch> = Vec::new();
     if collections.is_empty() {
         return Ok(out);
     }
+    // Folders above the current entry that would go if they become empty: (index into `out`).
+    let mut open: Vec<usize> = Vec::new();
+    let mut stay: Vec<usize> = Vec::new();
     for entry in archive.entries() {
         let entry = entry?;
+        open.retain(|i| is_below(&out[*i].path, &entry.path));
+        let mut goes = false;
         for c in &collections {
-            if let Some(captures) = path_captures(&map.collections[*c], &entry) {
-                let who = wanted.who_wants_path(&captures);
-                if !who.is_empty() {
-                    out.push(PathMatch { path: entry.path.clone(), collection: *c, who });
-                    break;
+            let collection = &map.collections[*c];
+            let is_folder = entry.kind == EntryKind::Directory;
+            let captures = collection
+                .entry
+                .matches(&entry.path)
+                .or_else(|| if is_folder { collection.entry.matches_folder(&entry.path) } else { None });
+            let Some(captures) = captures else { continue };
+            let who = wanted.who_wants_path(collection, &captures);
+            if !who.is_empty() {
+                goes = true;
+                if is_folder {
+                    open.push(out.len());
                 }
+                out.push(PathMatch { path: entry.path.clone(), collection: *c, who });
+                break;
             }
         }
+        if !goes {
+            // What stays keeps every folder above it.
+            stay.extend(open.drain(..));
+        }
+    }
+    stay.sort_unstable();
+    stay.dedup();
+    for i in stay.into_iter().rev() {
+        out.remove(i);
     }
     Ok(out)
 }
 
-/// The identities that an entry's path carries for a collection. A folder that `…/{id}/**` fills belongs to the record: its name carries the identity too.
-fn path_captures(collection: &Collection, entry: &Entry) -> Option<Vec<(String, String)>> {
-    if let Some(captures) = collection.entry.matches(&entry.path) {
-        return Some(captures);
-    }
-    if entry.kind == EntryKind::Directory {
-        let mut below = entry.path.clone();
-        below.extend_from_slice(b"/x");
-        let captures = collection.entry.matches(&below)?;
-        // Only folders at or below the placeholder: each captured value must stand in the folder's own path.
-        let path = String::from_utf8_lossy(&entry.path);
-        return captures.iter().all(|(_, v)| path.contains(v.as_str())).then_some(captures);
-    }
-    None
+fn is_below(folder: &[u8], path: &[u8]) -> bool {
+    path.strip_prefix(folder).is_some_and(|rest| rest.first() == Some(&b'/'))
 }

@@ -41,7 +41,7 @@ pub fn nightly(session: &Session, names: &[String]) -> Result<Report> {
         session.env.stop.check("run the same command again; what is done stays done")?;
     }
     let options = Options::default();
-    report.propagated = Some(propagate::plan(session, &options).and_then(|plan| propagate::execute(session, &plan, &options)));
+    report.propagated = Some(propagate::choose_requests(session, &options).and_then(|plan| propagate::execute(session, &plan, &options)));
     session.env.stop.check("run the same command again; what is done stays done")?;
     for config in &configs {
         // Verified before anything is rotated out: retention never takes the last archive that is known to be good.

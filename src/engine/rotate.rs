@@ -113,7 +113,7 @@ pub fn rotate(session: &Session, config: &config::Dataset, dry_run: bool) -> Res
     session.env.monitor.phase(&format!("sweeping {}", config.name), None);
     lease.check()?;
     let mut dropped = super::propagate::Report::empty();
-    report.gone = drop_dead(session, &config.name, &removed, &mut dropped)?;
+    report.gone = drop_dead(session, &config.name, &lease, &removed, &mut dropped)?;
     report.dropped = dropped.dropped;
     session.catalog.witness_heads(&config.name, &session.repo.heads(&config.name)?)?;
     super::request::sweep_identities(session)?;

@@ -59,8 +59,12 @@ impl Session {
         env: Env,
         meters: Vec<Arc<Counting>>,
     ) -> Result<Session> {
-        let ledger = Ledger::load(&repo)?;
-        catalog.witness_ledger(&ledger)?;
+        let mut ledger = Ledger::load(&repo)?;
+        if catalog.witness_ledger(&ledger).is_err() {
+            // Another process may have recorded, and witnessed, something since it was read.
+            ledger.catch_up()?;
+            catalog.witness_ledger(&ledger)?;
+        }
         Ok(Session { config, repo, env, actor, catalog, meters, ledger: Mutex::new(ledger) })
     }
 

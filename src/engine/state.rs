@@ -1,6 +1,6 @@
 //! The ledger folded: where every request stands, and what is known about every archive.
 
-use super::event::{ArchiveOutcome, Event, IdentityTokens, Verdict};
+use super::event::{ArchiveOutcome, Counts, Event, IdentityTokens, Verdict};
 use crate::policy::{self, clocks::Progress};
 use crate::repository::{ArchiveId, Ledger};
 use crate::{Error, Result};
@@ -90,6 +90,8 @@ pub struct State {
     pub requests: Vec<Request>,
     /// (request, archive, digest of its head): that generation was searched, edited where needed, and verified for that request.
     pub processed: BTreeSet<(String, ArchiveId, String)>,
+    /// What was done, by request and archive: collection → counts.
+    pub counts: BTreeMap<(String, ArchiveId), BTreeMap<String, Counts>>,
     /// By dataset and archive.
     pub archives: BTreeMap<(String, ArchiveId), ArchiveFacts>,
     /// The last successful drill per dataset.
@@ -135,6 +137,13 @@ impl State {
         self.archives.entry((dataset, archive)).or_default()
     }
 
+    /// Remembers figures; a later run that found nothing left to do does not erase them.
+    fn count(&mut self, archive: ArchiveId, counts: &BTreeMap<String, BTreeMap<String, Counts>>) {
+        for (request, collections) in counts.iter().filter(|(_, c)| !c.is_empty()) {
+            self.counts.insert((request.clone(), archive), collections.clone());
+        }
+    }
+
     fn with(&mut self, id: &str, change: impl FnOnce(&mut Request)) {
         if let Some(request) = self.find(id) {
             change(request);
@@ -151,7 +160,14 @@ impl State {
                 let facts = self.archive(dataset, archive);
                 (facts.highest, facts.sealed) = (Some((1, digest)), Some(seq));
             }
-            Event::ArchiveResealed { dataset, archive, generation, digest } => {
+            Event::ArchiveResealed { dataset, archive, generation, digest, previous, complete, counts } => {
+                // What was done to the generation before is in this one too.
+                let carried: Vec<String> =
+                    self.processed.iter().filter(|(_, a, d)| *a == archive && *d == previous).map(|(r, _, _)| r.clone()).collect();
+                for request in carried.into_iter().chain(complete) {
+                    self.processed.insert((request, archive, digest.clone()));
+                }
+                self.count(archive, &counts);
                 let facts = self.archive(dataset, archive);
                 if facts.highest.as_ref().is_none_or(|(g, _)| *g < generation) {
                     facts.highest = Some((generation, digest));
@@ -254,10 +270,11 @@ impl State {
                 }
             }
             Event::PropagationFinished { done, partial, archives, gone, scope, policies, .. } => {
-                for outcome in archives.iter().filter(|a| a.verification == Verdict::Pass && a.left.is_empty()) {
-                    for id in done.iter().chain(&partial) {
+                for outcome in &archives {
+                    for id in &outcome.complete {
                         self.processed.insert((id.clone(), outcome.archive, outcome.after.1.clone()));
                     }
+                    self.count(outcome.archive, &outcome.requests);
                 }
                 for (id, is_done) in done.iter().map(|d| (d, true)).chain(partial.iter().map(|p| (p, false))) {
                     if let Some(r) = self.find(id) {

@@ -156,6 +156,14 @@ pub fn export(session: &Session, subject: &Subject, to: &Path) -> Result<Exporte
         }
         let view = session.view(&config.name)?;
         let Some(latest) = session.heads(&config.name)?.latest.pop() else { continue };
+        // What is handed out must not hold anybody who was erased: the records of one person can mention another.
+        let gated = super::gate::pass(session, &view, &latest, None)?;
+        if !gated.edit.is_empty() {
+            return Err(Error::Refused(format!(
+                "erasures are outstanding for the latest archive of {}; run `reseal propagate` first, then export",
+                config.name
+            )));
+        }
         let (bound, matches) = search(session, config, &view, &latest.head, subject)?;
         if let Some((entry, why)) = matches.failed.first() {
             return Err(Error::Verification(format!("{entry} could not be searched ({why}); the export would be incomplete")));
@@ -208,6 +216,12 @@ pub fn export(session: &Session, subject: &Subject, to: &Path) -> Result<Exporte
             super::restore::write(session, &out, &to.join(format!("{}.files", config.name)), &options)?;
             exported.files.push(format!("{}.files/", config.name));
         }
+        session.record(&super::event::Event::Restored {
+            dataset: config.name.clone(),
+            archive: latest.head.archive,
+            how: "subject-export".into(),
+            replayed: 0,
+        })?;
         json.insert(config.name.clone(), serde_json::json!({"archive": latest.head.archive.to_string(), "backup_time": latest.head.created_at.to_string(), "collections": dataset_json}));
     }
     let text = serde_json::to_string_pretty(&json).map_err(|e| Error::Refused(e.to_string()))?;
@@ -236,9 +250,8 @@ fn escape_glob(path: &[u8]) -> String {
     let mut out = String::new();
     for c in String::from_utf8_lossy(path).chars() {
         if matches!(c, '*' | '?' | '[' | ']' | '{' | '}' | '\\' | '!') {
-            out.push('[');
+            out.push('\\');
             out.push(c);
-            out.push(']');
         } else {
             out.push(c);
         }

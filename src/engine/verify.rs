@@ -96,6 +96,7 @@ fn dataset(session: &Session, name: &str, archives: Vec<Listed>, share: f64, sco
     }
     let listing = session.repo.location().data.list(&format!("packs/{name}/"))?;
     let packs: BTreeMap<String, u64> = listing.into_iter().filter_map(|o| Some((o.key.rsplit('/').next()?.to_string(), o.len))).collect();
+    let salt = session.ledger().head().0 as i64;
     // A chunk shared by thirty archives is read once; what it turned out to be counts for all of them.
     let mut read: BTreeMap<(ChunkId, Role), Option<String>> = BTreeMap::new();
     session.env.monitor.phase(&format!("verifying {name}"), Some(archives.iter().map(|l| l.head.source_bytes).sum()));
@@ -125,7 +126,7 @@ fn dataset(session: &Session, name: &str, archives: Vec<Listed>, share: f64, sco
                         Some(place) if packs.get(&place.pack.to_string()).is_none_or(|len| place.offset + place.stored_len > *len) => {
                             Some(format!("pack {} is missing or too short", place.pack))
                         }
-                        Some(_) if *role == Role::Data && !sampled(id, listed.head.sealed_at.as_second(), share) => None,
+                        Some(_) if *role == Role::Data && !sampled(id, salt, share) => None,
                         Some(place) => match read.get(&(*id, *role)) {
                             Some(known) => known.clone(),
                             None => {
@@ -165,7 +166,7 @@ fn dataset(session: &Session, name: &str, archives: Vec<Listed>, share: f64, sco
     Ok(out)
 }
 
-/// A sample that differs from run to run of an archive's life, and is the same within one.
+/// Whether a chunk is in this run's sample; every run has another.
 fn sampled(id: &ChunkId, salt: i64, share: f64) -> bool {
     if share >= 1.0 {
         return true;

@@ -3,7 +3,7 @@
 
 use super::event::IdentityTokens;
 use super::identity::{Subject, normalized};
-use crate::datamap::{DataMap, Feed, Normalize, Probe, Token, TokenKey, TokenSet, Value};
+use crate::datamap::{Collection, DataMap, Feed, Normalize, Probe, Token, TokenKey, TokenSet, Value};
 use crate::format::Found;
 use crate::{Error, Result};
 use std::collections::{BTreeSet, HashMap};
@@ -29,23 +29,19 @@ struct Set<'k> {
 pub struct Wanted<'k> {
     key: &'k TokenKey,
     probes: HashMap<(usize, usize), Set<'k>>,
-    /// Placeholder values by identity kind.
-    paths: HashMap<String, HashMap<Token, Who>>,
-    /// How values in paths are compared: as they are, folded, and as the map says.
-    path_ways: Vec<Normalize>,
+    /// Placeholder values by identity kind and by how the placeholder compares them.
+    paths: HashMap<(String, Normalize), HashMap<Token, Who>>,
 }
 
-/// Addresses in paths are compared without regard to case, whatever the map says.
-const PATH_FOLDED: Normalize = Normalize { nfc: true, trim: true, lower: true, digits: false };
+/// How a placeholder's values are compared.
+fn placeholder_way(collection: &Collection, n: usize) -> Normalize {
+    collection.placeholder_normalize.get(n).copied().unwrap_or_default()
+}
 
 impl<'k> Wanted<'k> {
     /// What these people's identities want of the map. Fails when a probe cannot be answered from tokens alone.
     pub fn new(map: &DataMap, key: &'k TokenKey, people: &[Person<'_>]) -> Result<Wanted<'k>> {
-        let mut path_ways = vec![Normalize::default(), PATH_FOLDED];
-        path_ways.extend(map.collections.iter().flat_map(|c| c.placeholder_normalize.iter().copied()));
-        path_ways.sort_unstable();
-        path_ways.dedup();
-        let mut wanted = Wanted { key, probes: HashMap::new(), paths: HashMap::new(), path_ways };
+        let mut wanted = Wanted { key, probes: HashMap::new(), paths: HashMap::new() };
         for (who, person) in people.iter().enumerate() {
             for (c, collection) in map.collections.iter().enumerate() {
                 for (p, probe) in collection.probes.iter().enumerate() {
@@ -53,8 +49,8 @@ impl<'k> Wanted<'k> {
                         wanted.feed_identity((c, p), probe, kind, person, who)?;
                     }
                 }
-                for kind in &collection.entry.placeholders {
-                    wanted.feed_path(kind, person, who);
+                for (n, kind) in collection.entry.placeholders.iter().enumerate() {
+                    wanted.feed_path(kind, placeholder_way(collection, n), person, who);
                 }
             }
         }
@@ -96,26 +92,22 @@ impl<'k> Wanted<'k> {
         Ok(())
     }
 
-    fn feed_path(&mut self, kind: &str, person: &Person<'_>, who: usize) {
-        let path_ways = self.path_ways.clone();
-        let set = self.paths.entry(kind.to_string()).or_default();
+    fn feed_path(&mut self, kind: &str, way: Normalize, person: &Person<'_>, who: usize) {
+        let set = self.paths.entry((kind.to_string(), way)).or_default();
         let mut add = |token: Token| {
             set.entry(token).or_default().insert(who);
         };
         match person {
             Person::Plain(subject) => {
                 for components in subject.identities.get(kind).into_iter().flatten() {
-                    for n in path_ways.iter().copied() {
-                        if let Some(values) = normalized(components, &vec![n; components.len()]) {
-                            add(self.key.of_normalized(&values));
-                        }
+                    if let Some(values) = normalized(components, &vec![way; components.len()]) {
+                        add(self.key.of_normalized(&values));
                     }
                 }
             }
             Person::Tokens(identities) => {
-                let ways: Vec<u8> = path_ways.iter().map(|n| n.bits()).collect();
                 for t in identities.iter().filter(|i| i.kind == kind).flat_map(|i| &i.tokens) {
-                    if t.normalize.len() == 1 && ways.contains(&t.normalize[0]) {
+                    if t.normalize == [way.bits()] {
                         add(t.token);
                     }
                 }
@@ -154,20 +146,15 @@ impl<'k> Wanted<'k> {
         Some((at, std::mem::replace(&mut set.fresh, TokenSet::new(key))))
     }
 
-    /// Everything wanted of a probe (to check that nothing is left).
-    pub fn all_of(&self, at: (usize, usize)) -> TokenSet<'k> {
-        let mut set = TokenSet::new(self.key);
-        for token in self.probes.get(&at).into_iter().flat_map(|s| s.all.keys()) {
-            set.insert_token(*token);
-        }
-        set
+    /// Whether anything wanted was not searched for yet.
+    pub fn has_fresh(&self) -> bool {
+        use crate::datamap::Tokens;
+        self.probes.values().any(|s| !s.fresh.is_empty())
     }
 
-    /// Probes that want anything.
-    pub fn wanting(&self) -> Vec<(usize, usize)> {
-        let mut all: Vec<_> = self.probes.iter().filter(|(_, s)| !s.all.is_empty()).map(|(at, _)| *at).collect();
-        all.sort_unstable();
-        all
+    /// Makes tokens.
+    pub fn key(&self) -> &'k TokenKey {
+        self.key
     }
 
     /// Requests that want a record of `collection` directly, by any of its probes.
@@ -211,10 +198,17 @@ impl<'k> Wanted<'k> {
                 if *from != found.collection {
                     continue;
                 }
-                for n in self.path_ways.clone() {
-                    for values in combinations(found, std::slice::from_ref(field), &[n]) {
+                let ways = collection
+                    .entry
+                    .placeholders
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, k)| *k == kind)
+                    .map(|(n, _)| placeholder_way(collection, n));
+                for way in ways {
+                    for values in combinations(found, std::slice::from_ref(field), &[way]) {
                         let token = self.key.of_normalized(&values);
-                        let set = self.paths.entry(kind.clone()).or_default().entry(token).or_default();
+                        let set = self.paths.entry((kind.clone(), way)).or_default().entry(token).or_default();
                         for w in who {
                             new |= set.insert(*w);
                         }
@@ -225,15 +219,14 @@ impl<'k> Wanted<'k> {
         new
     }
 
-    /// Requests that want an entry because of the identities in its path.
-    pub fn who_wants_path(&self, captures: &[(String, String)]) -> Who {
+    /// Requests that want an entry because of the identities in its path. `captures` are the placeholders' values in their order.
+    pub fn who_wants_path(&self, collection: &Collection, captures: &[(String, String)]) -> Who {
         let mut who = Who::new();
-        for (kind, value) in captures {
-            let Some(set) = self.paths.get(kind) else { continue };
-            for n in self.path_ways.iter().copied() {
-                if let Some(values) = normalized(std::slice::from_ref(value), &[n]) {
-                    who.extend(set.get(&self.key.of_normalized(&values)).into_iter().flatten());
-                }
+        for (n, (kind, value)) in captures.iter().enumerate() {
+            let way = placeholder_way(collection, n);
+            let Some(set) = self.paths.get(&(kind.clone(), way)) else { continue };
+            if let Some(values) = normalized(std::slice::from_ref(value), &[way]) {
+                who.extend(set.get(&self.key.of_normalized(&values)).into_iter().flatten());
             }
         }
         who

@@ -315,6 +315,11 @@ pub(super) fn windows_1252(text: &str) -> Option<Vec<u8>> {
     Encoding::Windows1252.encode(text).ok()
 }
 
+/// The character of a byte in windows-1252.
+pub(super) fn from_windows_1252(byte: u8) -> char {
+    text::from_1252(byte)
+}
+
 fn width<T: Text>(_: T) -> usize {
     T::WIDTH
 }

@@ -210,6 +210,7 @@ pub trait EntryEditor {
     fn find_text(&mut self, map: &DataMap, collection: usize, mentions: &dyn Mentions) -> Result<Vec<Found>>;
 
     /// Applies what was decided. Children come before parents in `order` (collection indices). Any error leaves the archive as it was.
+    /// Records that must stay belong into `decided` too, as [`Disposition::Keep`]: an editor then knows what must not go along with others.
     fn apply(&mut self, map: &DataMap, order: &[usize], decided: &[(Found, Disposition)]) -> Result<Applied>;
 
     /// The changed pieces, in order. Everything else stays byte for byte.
@@ -217,6 +218,10 @@ pub trait EntryEditor {
 
     /// Whether any probe had to be answered by reading the entry, because its identity blocks did not cover it.
     fn fell_back(&self) -> bool;
+
+    /// Fields and tables that probes asked for and the entry does not have. Finding nothing there proves nothing: the entry may be older
+    /// than the map and call them otherwise.
+    fn missing(&self) -> Vec<String>;
 }
 
 /// Finds a person's identities in text. Works from plaintext identities, or from tokens alone (the restore gate).

@@ -95,13 +95,14 @@ impl RecordFormat for Ndjson {
             let text = piece.get(line.start..line.content).unwrap_or_default();
             spans.0.clear();
             values.iter_mut().for_each(Vec::clear);
-            if walk(text, &paths, &mut spans).is_err() {
+            let valid = walk(text, &paths, &mut spans).unwrap_or_else(|_| {
                 spans.0.clear();
                 scanned.malformed += 1;
-            }
+                ""
+            });
             for (field, span) in &spans.0 {
                 if let Some(values) = values.get_mut(*field) {
-                    values.push(parser::value(text.get(span.clone()).unwrap_or_default()));
+                    values.push(parser::value(valid.get(span.clone()).unwrap_or_default()));
                 }
             }
             let record = Record { index: scanned.records, span: line.start..line.next, content: line.start..line.content, values: &values };

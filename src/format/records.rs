@@ -84,18 +84,21 @@ pub fn marks_for(
         let places = probe.iter().filter_map(|(name, _)| fields.binary_search(name).ok()).collect();
         wanted.push((number, places, probe.iter().map(|(_, n)| *n).collect()));
     }
-    let mut rows = Vec::new();
+    // By probe, so that each list comes sorted but for the few records with several values.
+    let mut rows: Vec<Vec<MarkRow>> = vec![Vec::new(); wanted.len()];
     let scanned = format.scan(context, piece, &fields, &mut |record| {
-        for (probe, places, normalize) in &wanted {
+        for ((probe, places, normalize), rows) in wanted.iter().zip(&mut rows) {
             tokens(key, record.values, places, normalize, &mut |token| {
                 rows.push(MarkRow { probe: *probe, record: i64::from(record.index), token: token.short() });
             });
         }
         Ok(Decision::Keep)
     })?;
-    rows.sort_unstable();
-    rows.dedup();
-    Ok((Marks { context: context.to_vec(), records: scanned.records, rows }, scanned))
+    for rows in &mut rows {
+        rows.sort();
+        rows.dedup();
+    }
+    Ok((Marks { context: context.to_vec(), records: scanned.records, rows: rows.concat() }, scanned))
 }
 
 /// Calls `each` with the tokens of a record for a probe.
@@ -135,6 +138,7 @@ pub struct RecordsEditor<'k> {
     cache: VecDeque<(usize, Arc<Vec<u8>>)>,
     cached: usize,
     fell_back: bool,
+    missing: BTreeSet<String>,
     malformed: BTreeMap<usize, u32>,
     changed: Option<BTreeMap<usize, Vec<u8>>>,
 }
@@ -164,6 +168,7 @@ impl<'k> RecordsEditor<'k> {
             cache: VecDeque::new(),
             cached: 0,
             fell_back: false,
+            missing: BTreeSet::new(),
             malformed: BTreeMap::new(),
             changed: None,
         })
@@ -256,6 +261,21 @@ fn any_wanted(marks: &Marks, probe: u16, wanted: &dyn Tokens) -> bool {
     marks.rows.iter().skip(from).take_while(|row| row.probe == probe).any(|row| wanted.contains_short(row.token))
 }
 
+impl RecordsEditor<'_> {
+    /// Where the context names the columns, a probe's field must be one of them.
+    fn note_missing(&mut self, probe: &Probe) -> Result<()> {
+        if self.content.pieces() == 0 {
+            return Ok(());
+        }
+        let Some(marks) = self.content.marks(0)? else { return Ok(()) };
+        let columns = self.format.columns(&marks.context)?;
+        if !columns.is_empty() {
+            self.missing.extend(probe.fields.iter().filter(|(f, _)| !columns.contains(f)).map(|(f, _)| format!("column {f}")));
+        }
+        Ok(())
+    }
+}
+
 impl EntryEditor for RecordsEditor<'_> {
     fn find(&mut self, map: &DataMap, index: usize, probe: &Probe, wanted: &dyn Tokens) -> Result<Vec<Found>> {
         let collection = self.collection(map, index)?;
@@ -266,6 +286,7 @@ impl EntryEditor for RecordsEditor<'_> {
         let key = probe.key(&collection.name);
         let covered = self.content.covers().iter().position(|c| *c == key).and_then(|p| u16::try_from(p).ok());
         self.fell_back |= covered.is_none() && self.content.pieces() > 0;
+        self.note_missing(probe)?;
 
         let mut fields: Vec<String> = probe.fields.iter().map(|(f, _)| f.clone()).collect();
         let places: Vec<usize> = (0..fields.len()).collect();
@@ -384,6 +405,10 @@ impl EntryEditor for RecordsEditor<'_> {
 
     fn fell_back(&self) -> bool {
         self.fell_back
+    }
+
+    fn missing(&self) -> Vec<String> {
+        self.missing.iter().cloned().collect()
     }
 }
 

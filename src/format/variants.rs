@@ -32,7 +32,8 @@ pub struct Hit {
     pub variant: &'static str,
     /// Byte offset of its start.
     pub offset: usize,
-    /// Letters or digits stand right beside it: it may be a part of a longer value that is somebody else's (joann@x.org).
+    /// Letters or digits stand right beside it: it may be a part of a longer value that is somebody else's (joann@x.org, ann@x.org.uk).
+    /// Says nothing in formats that keep values side by side without anything between them, such as databases.
     pub inside_word: bool,
 }
 
@@ -44,6 +45,8 @@ struct Pattern {
     /// Bytes of a character, to look at the neighbours; 0 where neighbours tell nothing.
     width: usize,
     big: bool,
+    /// Of an e-mail address, which has signs that carry it on.
+    email: bool,
 }
 
 /// An automaton over all forms of all values.
@@ -80,7 +83,14 @@ impl VariantSearch {
                     "base64" | "hex" => 0,
                     _ => 1,
                 };
-                patterns.push(Pattern { value, variant, exact: cased.then(|| form.clone()), width, big: variant == "utf-16be" });
+                patterns.push(Pattern {
+                    value,
+                    variant,
+                    exact: cased.then(|| form.clone()),
+                    width,
+                    big: variant == "utf-16be",
+                    email: text.contains('@'),
+                });
                 bytes.push(form);
             }
         }
@@ -153,19 +163,68 @@ impl VariantSearch {
     }
 
     fn hit(&self, pattern: &Pattern, bytes: &[u8], start: usize, end: usize) -> Hit {
-        let word = |unit: Option<&[u8]>| match unit {
-            Some([b]) => b.is_ascii_alphanumeric() || *b >= 0x80,
-            Some([a, b]) => {
-                let unit = if pattern.big { u16::from_be_bytes([*a, *b]) } else { u16::from_le_bytes([*a, *b]) };
-                char::from_u32(unit.into()).is_none_or(char::is_alphanumeric)
-            }
-            _ => false,
+        let before = bytes.get(..start).unwrap_or_default();
+        let after = bytes.get(end..).unwrap_or_default();
+        let inside_word = match pattern.width {
+            0 => false,
+            1 => neighbour(pattern, before, true) || neighbour(pattern, after, false),
+            _ => wide_neighbour(pattern, before.last_chunk()) || wide_neighbour(pattern, after.first_chunk()),
         };
-        let (left, right) = match pattern.width {
-            0 => (None, None),
-            w => (start.checked_sub(w).and_then(|from| bytes.get(from..start)), bytes.get(end..end + w)),
-        };
-        Hit { value_index: pattern.value, variant: pattern.variant, offset: start, inside_word: word(left) || word(right) }
+        let inside_word = inside_word || pattern.email && carries_on(pattern, before, after);
+        Hit { value_index: pattern.value, variant: pattern.variant, offset: start, inside_word }
+    }
+}
+
+/// As in `mentions`: ann@x.org is neither in jo.ann@x.org nor in ann@x.org.uk.
+fn carries_on(pattern: &Pattern, before: &[u8], after: &[u8]) -> bool {
+    // The n-th character away, if it is ASCII.
+    let ascii = |unit: &[u8]| match (unit, pattern.big) {
+        ([b], _) | ([b, 0], false) | ([0, b], true) if b.is_ascii() => Some(char::from(*b)),
+        _ => None,
+    };
+    let w = pattern.width;
+    let left = |n: usize| before.len().checked_sub(n * w).and_then(|from| before.get(from..from + w)).and_then(ascii);
+    let right = |n: usize| after.get((n - 1) * w..n * w).and_then(ascii);
+    let joined = |sign: Option<char>, signs: &str, next: Option<char>| {
+        sign.is_some_and(|c| signs.contains(c)) && next.is_some_and(|c| c.is_ascii_alphanumeric())
+    };
+    w > 0 && (joined(left(1), "._%+-", left(2)) || joined(right(1), ".-", right(2)))
+}
+
+/// Whether a letter or digit stands at the near end of these bytes. Only where that is certain: a hit that is wrongly taken for a part of
+/// something longer would be a remainder that nobody hears of.
+fn neighbour(pattern: &Pattern, bytes: &[u8], left: bool) -> bool {
+    let near = if left { bytes.last() } else { bytes.first() };
+    let Some(near) = near else { return false };
+    if near.is_ascii() {
+        return near.is_ascii_alphanumeric() && !(left && ends_with_escape(bytes));
+    }
+    if pattern.variant == "windows-1252" {
+        return super::csv::from_windows_1252(*near).is_alphanumeric();
+    }
+    (2..=4).any(|n| {
+        let char = if left { bytes.len().checked_sub(n).and_then(|from| bytes.get(from..)) } else { bytes.get(..n) };
+        let mut chars = char.and_then(|c| std::str::from_utf8(c).ok()).unwrap_or_default().chars();
+        matches!((chars.next(), chars.next()), (Some(c), None) if c.is_alphanumeric())
+    })
+}
+
+fn wide_neighbour(pattern: &Pattern, unit: Option<&[u8; 2]>) -> bool {
+    let unit = unit.map(|u| if pattern.big { u16::from_be_bytes(*u) } else { u16::from_le_bytes(*u) });
+    unit.and_then(|u| char::from_u32(u.into())).is_some_and(char::is_alphanumeric)
+}
+
+/// `\n`, `\u00e9`, `\x41`, `%20`, `=20`: the last letter or digit is no text.
+fn ends_with_escape(bytes: &[u8]) -> bool {
+    let hex = |b: &[u8]| b.iter().all(u8::is_ascii_hexdigit);
+    match bytes {
+        [.., b'\\', b'n' | b'r' | b't' | b'b' | b'f' | b'v' | b'0'] => true,
+        _ => {
+            let last = |n: usize| bytes.len().checked_sub(n).and_then(|from| bytes.get(from..)).unwrap_or_default();
+            matches!(last(3), [b'%' | b'=', digits @ ..] if hex(digits))
+                || matches!(last(4), [b'\\', b'x', digits @ ..] if hex(digits))
+                || matches!(last(6), [b'\\', b'u', digits @ ..] if hex(digits))
+        }
     }
 }
 

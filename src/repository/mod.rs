@@ -66,7 +66,7 @@ pub use live::Live;
 pub use params::{Cut, FORMAT_VERSION, Params, Sizes};
 pub use read::ChunkReader;
 pub use slots::{Rotated, SlotInfo};
-pub use sweep::{DropOptions, Dropped, drop_chunks};
+pub use sweep::{DropOptions, Dropped, drop_chunks, drop_chunks_while};
 pub use tree::{TreeWriter, tree_iter, tree_refs};
 pub use write::{Added, ChunkWriter, WriteOptions, Written};
 

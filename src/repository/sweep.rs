@@ -61,8 +61,20 @@ pub struct Dropped {
 /// Destroys every chunk of the dataset for which `keep` says `false`, and what interrupted writes left behind. The caller holds the
 /// dataset's lease: a running backup's packs have no sheet yet and would be taken for orphans. Indexes loaded before are stale.
 pub fn drop_chunks(repo: &Repository, dataset: &Dataset, keep: &dyn Fn(&ChunkId, Role) -> bool, options: DropOptions) -> Result<Dropped> {
+    drop_chunks_while(repo, dataset, keep, options, &|| Ok(()))
+}
+
+/// Like [`drop_chunks`], asking `ours` before every change whether the dataset's lease still holds: somebody who took it over may just
+/// have come to need what looked dead.
+pub fn drop_chunks_while(
+    repo: &Repository,
+    dataset: &Dataset,
+    keep: &dyn Fn(&ChunkId, Role) -> bool,
+    options: DropOptions,
+    ours: &dyn Fn() -> Result<()>,
+) -> Result<Dropped> {
     let (sheets, damaged) = repo.sheets(dataset)?;
-    let mut sweep = Sweep { repo, dataset, options, out: Dropped { damaged, ..Dropped::default() } };
+    let mut sweep = Sweep { repo, dataset, options, ours, out: Dropped { damaged, ..Dropped::default() } };
     let sheets: Vec<Sheet> = sheets.into_iter().map(|(s, _)| s).collect();
     let copies = sweep.spare_copies(&sheets, keep);
     let mut mostly_dead = Vec::new();
@@ -95,6 +107,7 @@ struct Sweep<'a> {
     repo: &'a Repository,
     dataset: &'a Dataset,
     options: DropOptions,
+    ours: &'a dyn Fn() -> Result<()>,
     out: Dropped,
 }
 
@@ -104,6 +117,7 @@ impl Sweep<'_> {
     }
 
     fn put_sheet(&self, sheet: &Sheet) -> Result<()> {
+        (self.ours)()?;
         sheet.put(self.repo.sealer(), &*self.repo.location().keys, self.dataset.name())
     }
 

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
+use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -73,6 +74,8 @@ impl CommandStream {
                 command
             }
         };
+        // The command has its own secrets; ours are none of its business.
+        command.env_remove("RESEAL_PASSPHRASE").env_remove("RESEAL_NEW_PASSPHRASE");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         if let Some(dir) = dir {
             command.current_dir(dir);
@@ -91,6 +94,14 @@ impl CommandStream {
             std::thread::spawn(move || said.listen(err));
         }
         Ok(CommandStream { what, child, out, said, own_group, ended: false })
+    }
+
+    /// What it prints, as a file to wait on. To be dropped before [`CommandStream::finish`], or a command that has not been read to its
+    /// end would wait for ever.
+    pub fn output(&self) -> Result<File> {
+        let gone = |e: io::Error| self.failed(format!("its output cannot be read: {e}"));
+        let out = self.out.as_ref().ok_or_else(|| gone(io::ErrorKind::BrokenPipe.into()))?;
+        out.as_fd().try_clone_to_owned().map(File::from).map_err(gone)
     }
 
     /// Waits for the end. Fails with `Source`, saying how the command ended and what it last said, unless it succeeded.
@@ -202,13 +213,13 @@ pub fn stream_entry(name: &str, now: jiff::Timestamp) -> Entry {
     }
 }
 
-/// Standard input as a source. Fails with `Usage` when that is a terminal, where nobody has said anything yet.
-pub fn standard_input() -> Result<Box<dyn Read + Send>> {
+/// Standard input as a source, unbuffered. Fails with `Usage` when that is a terminal, where nobody has said anything yet.
+pub fn standard_input() -> Result<File> {
     let input = io::stdin();
     if input.is_terminal() {
         return Err(Error::Usage("the source is standard input, but that is a terminal; pipe the data in".to_string()));
     }
-    Ok(Box::new(input))
+    input.as_fd().try_clone_to_owned().map(File::from).map_err(Error::io("read", "standard input"))
 }
 
 #[cfg(test)]

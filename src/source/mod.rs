@@ -8,6 +8,7 @@ pub mod command;
 pub mod file;
 pub mod globs;
 pub mod meta;
+pub mod patient;
 pub mod restore;
 pub mod tarstream;
 pub mod walk;

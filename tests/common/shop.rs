@@ -374,7 +374,8 @@ pub fn scratch() -> tempfile::TempDir {
 /// Whether anything in a tree knows one of the erased people.
 pub fn knows_the_erased(tree: &Tree) -> Option<String> {
     for n in ERASED {
-        let needles = [format!("person{n}@example.org"), format!("Person Number{n}<"), format!("Person Number{n}\""), format!("{{\"id\": {n}}}")];
+        let needles =
+            [format!("person{n}@example.org"), format!("Person Number{n}<"), format!("Person Number{n}\""), format!("{{\"id\": {n}}}")];
         for (name, bytes) in tree {
             if name.contains(&format!("uploads/{n}/")) {
                 return Some(name.clone());

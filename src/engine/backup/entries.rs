@@ -1,6 +1,6 @@
 //! One entry after the other: what the source has, cut by the format that the data map says, or as plain bytes.
 
-use super::parent::{Parent, ParentArchive};
+use super::parent::{Known, Parent, ParentArchive};
 use super::pipeline::{Coverage, MarkJob, Pipeline, Ticket};
 use super::{EntryCounts, source_error};
 use crate::config::{self, Source};
@@ -11,13 +11,15 @@ use crate::format::cutter::{CutSizes, Gear, MAX_RECORD, RawCutter, RecordPieces}
 use crate::format::registry::{self, Serves};
 use crate::format::{RecordFormat, sqlite};
 use crate::repository::TreeWriter;
-use crate::repository::entry::{ChunkId, ChunkRef, Entry, EntryKind, Mapped, Time};
+use crate::repository::entry::{Entry, EntryKind, Mapped, Time};
 use crate::source::PathGlobs;
 use crate::source::command::{CommandLine, CommandStream, standard_input};
 use crate::source::file::{SourceFile, is_sqlite};
+use crate::source::patient::Patient;
 use crate::source::walk::{Problem, Severity, Walk, WalkItem, WalkOptions, Walked};
 use crate::{Error, Result};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
+use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -61,19 +63,19 @@ struct Assembly<'p, 'w> {
     pipeline: &'p Pipeline<'p>,
     tickets: VecDeque<Ticket>,
     tree: TreeWriter<'w>,
-    known: HashMap<ChunkId, ChunkRef>,
+    known: Known,
     read: u64,
 }
 
 impl<'p, 'w> Assembly<'p, 'w> {
-    fn new(pipeline: &'p Pipeline<'p>, writer: &'w crate::repository::ChunkWriter, known: HashMap<ChunkId, ChunkRef>) -> Self {
+    fn new(pipeline: &'p Pipeline<'p>, writer: &'w crate::repository::ChunkWriter, known: Known) -> Self {
         Assembly { pipeline, tickets: VecDeque::new(), tree: TreeWriter::new(writer), known, read: 0 }
     }
 
-    fn piece(&mut self, bytes: Vec<u8>, marks: impl FnOnce() -> Result<MarkJob>) -> Result<()> {
+    fn piece(&mut self, bytes: Vec<u8>, context: &[u8], marks: impl FnOnce() -> Result<MarkJob>) -> Result<()> {
         self.read += bytes.len() as u64;
         let id = self.pipeline.id(&bytes);
-        let known = self.known.get(&id).cloned();
+        let known = self.known.get(&id, context)?.filter(|k| self.pipeline.has(k));
         let job = if known.is_some() { MarkJob::None } else { marks()? };
         self.tickets.push_back(self.pipeline.submit(id, bytes, job, known));
         while self.tickets.len() > IN_FLIGHT {
@@ -130,14 +132,15 @@ impl<'a> Run<'a> {
             }
             Source::Command { argv, entry } => {
                 let line = CommandLine::Argv(argv.iter().map(Into::into).collect());
-                let mut stream = CommandStream::spawn(&self.config.name, &line, self.session.config.folder())?;
-                let made = self.stream(entry, &mut stream)?;
+                let stream = CommandStream::spawn(&self.config.name, &line, self.session.config.folder())?;
+                let output = stream.output()?;
+                let made = self.stream(entry, output)?;
                 // Only a command that says it succeeded makes an archive.
-                stream.finish()?;
+                stream.finish().map_err(|e| self.stopped_or(e))?;
                 self.emit(made, emit)
             }
             Source::Stdin { entry } => {
-                let made = self.stream(entry, &mut standard_input()?)?;
+                let made = self.stream(entry, standard_input()?)?;
                 self.emit(made, emit)
             }
         }
@@ -205,6 +208,7 @@ impl<'a> Run<'a> {
         if let Some(old) = &before
             && !has_write_ahead_log(&item.path)
             && parent.unchanged(old, &item.entry, !collections.is_empty())
+            && parent.is_whole(old)?
         {
             self.totals.counts.unchanged += 1;
             // Status that does not touch the bytes (owner, mode) is always what the source says now; ctime was equal, so it is the same.
@@ -222,10 +226,7 @@ impl<'a> Run<'a> {
             Some(_) => self.totals.counts.changed += 1,
             None => self.totals.counts.new += 1,
         }
-        let known = match &before {
-            Some(old) => parent.known_marks(old)?,
-            None => HashMap::new(),
-        };
+        let known = parent.known(before.as_ref())?;
         match item.open() {
             Ok(file) => self.file(item, file, collections, known),
             Err(p) => {
@@ -244,16 +245,11 @@ impl<'a> Run<'a> {
             .collect()
     }
 
-    fn file(
-        &mut self,
-        item: WalkItem,
-        mut file: SourceFile,
-        collections: Vec<usize>,
-        known: HashMap<ChunkId, ChunkRef>,
-    ) -> Result<Option<Entry>> {
+    fn file(&mut self, item: WalkItem, mut file: SourceFile, collections: Vec<usize>, known: Known) -> Result<Option<Entry>> {
         let mut entry = item.entry;
+        let mut known = Some(known);
         if is_sqlite(file.file()) {
-            match self.database(entry.clone(), &item.path, Some((collections.clone(), known.clone()))) {
+            match self.database(entry.clone(), &item.path, Some((collections.clone(), known.take().unwrap_or_default()))) {
                 Ok(made) => return Ok(Some(made)),
                 Err(e @ (Error::Interrupted(_) | Error::Store(_))) => return Err(e),
                 Err(e) => {
@@ -265,11 +261,11 @@ impl<'a> Run<'a> {
             }
         }
         let format = self.record_format(&entry, &collections, Some(&file))?;
-        let writer = self.pipeline.writer();
-        let mut assembly = Assembly::new(self.pipeline, writer, known);
+        let covers = Arc::new(Coverage::new(&self.config.map, &collections));
+        let known = known.unwrap_or_default().covering(&if format.is_some() { covers.keys() } else { Vec::new() });
+        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known);
         let mut coverage = None;
         if let Some(format) = format {
-            let covers = Arc::new(Coverage::new(&self.config.map, &collections));
             match self.records(&entry, format, &covers, &collections, &mut file, &mut assembly) {
                 Ok(()) => {
                     entry.mapped = Some(Mapped { format: format.name().into(), covers: covers.keys(), scrubbed: false });
@@ -314,7 +310,7 @@ impl<'a> Run<'a> {
     /// Reads a file from its start once more, as plain bytes.
     fn again_as_bytes(&mut self, mut entry: Entry, path: &Path) -> Result<Option<Entry>> {
         let mut file = std::fs::File::open(path).map_err(Error::io("read", path))?;
-        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), HashMap::new());
+        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), Known::default());
         self.raw(&entry, &mut file, &mut assembly)?;
         let (tree, read) = assembly.finish()?;
         self.totals.read_bytes += read;
@@ -352,7 +348,7 @@ impl<'a> Run<'a> {
             let bytes = bytes?;
             self.session.env.stop.check("no archive was made; run the same command again")?;
             self.session.env.monitor.advance(bytes.len() as u64);
-            assembly.piece(bytes, || Ok(MarkJob::None))?;
+            assembly.piece(bytes, &[], || Ok(MarkJob::None))?;
         }
         Ok(())
     }
@@ -372,33 +368,33 @@ impl<'a> Run<'a> {
             self.session.env.stop.check("no archive was made; run the same command again")?;
             self.session.env.monitor.advance(piece.bytes.len() as u64);
             let coverage = coverage.clone();
-            assembly.piece(piece.bytes, move || Ok(MarkJob::Records { format, context: piece.context, coverage }))?;
+            let context = piece.context.clone();
+            assembly.piece(piece.bytes, &context, move || Ok(MarkJob::Records { format, context: piece.context, coverage }))?;
         }
         Ok(())
     }
 
     /// A database, by a snapshot that never touches a disk.
-    fn database(&mut self, mut entry: Entry, path: &Path, found: Option<(Vec<usize>, HashMap<ChunkId, ChunkRef>)>) -> Result<Entry> {
+    fn database(&mut self, mut entry: Entry, path: &Path, found: Option<(Vec<usize>, Known)>) -> Result<Entry> {
         let (collections, known) = match found {
             Some(found) => found,
             None => {
                 let collections = self.collections_of(&entry.path);
                 let archive = std::mem::replace(&mut self.parent, ParentArchive::none());
                 let mut parent = archive.read();
-                let known = match parent.at(&entry.path)? {
-                    Some(old) => parent.known_marks(&old)?,
-                    None => HashMap::new(),
-                };
-                (collections, known)
+                let before = parent.at(&entry.path)?;
+                (collections, parent.known(before.as_ref())?)
             }
         };
         let snapshot = sqlite::snapshot::Snapshot::open(path)?;
-        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known);
+        let cut = sqlite::marks::Cut::plan(&snapshot, &self.config.map, &collections, self.pipeline.token_key())?;
+        // Blocks depend on which pages belong to which table: they are taken over only while that is the same.
+        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known.covering(cut.covers()));
         let session = self.session;
-        let report = sqlite::marks::cut(&snapshot, &self.config.map, &collections, self.pipeline.token_key(), &mut |run, marks| {
+        let report = cut.stream(&mut |run, marks| {
             session.env.stop.check("no archive was made; run the same command again")?;
             session.env.monitor.advance(run.len() as u64);
-            assembly.piece(run.to_vec(), || Ok(MarkJob::Ready(marks()?)))
+            assembly.piece(run.to_vec(), &[], || Ok(MarkJob::Ready(marks()?)))
         })?;
         let (tree, read) = assembly.finish()?;
         self.totals.read_bytes += read;
@@ -412,7 +408,17 @@ impl<'a> Run<'a> {
         Ok(entry)
     }
 
-    fn stream(&mut self, name: &str, from: &mut dyn Read) -> Result<Entry> {
+    fn stream(&mut self, name: &str, from: File) -> Result<Entry> {
+        let mut from = Patient::new(from, self.session.env.stop.clone());
+        self.read_stream(name, &mut from).map_err(|e| self.stopped_or(e))
+    }
+
+    /// What fails because somebody asked to stop (Ctrl-C reaches a command on the same terminal, too) is no failure of the source.
+    fn stopped_or(&self, e: Error) -> Error {
+        self.session.env.stop.check("no archive was made; run the same command again").err().unwrap_or(e)
+    }
+
+    fn read_stream(&mut self, name: &str, from: &mut dyn Read) -> Result<Entry> {
         let mut entry = self.stream_entry(name, None)?;
         self.session.env.monitor.phase(&format!("backing up {}", self.config.name), None);
         let collections = self.collections_of(&entry.path);
@@ -423,19 +429,17 @@ impl<'a> Run<'a> {
             Some(_) => self.totals.counts.changed += 1,
             None => self.totals.counts.new += 1,
         }
-        let known = match &before {
-            Some(old) => parent.known_marks(old)?,
-            None => HashMap::new(),
-        };
+        let known = parent.known(before.as_ref())?;
         let mut head = Vec::new();
         from.take(HEAD as u64).read_to_end(&mut head).map_err(|e| source_error(name, e))?;
         let format = self.record_format_of(&entry, &collections, &head)?;
         let mut whole = head.as_slice().chain(from);
+        let covers = Arc::new(Coverage::new(&self.config.map, &collections));
+        let known = known.covering(&if format.is_some() { covers.keys() } else { Vec::new() });
         let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known);
         let mut coverage = None;
         match format {
             Some(format) => {
-                let covers = Arc::new(Coverage::new(&self.config.map, &collections));
                 self.records(&entry, format, &covers, &collections, &mut whole, &mut assembly)?;
                 entry.mapped = Some(Mapped { format: format.name().into(), covers: covers.keys(), scrubbed: false });
                 coverage = Some(covers);

@@ -2,7 +2,8 @@
 
 use crate::Result;
 use crate::engine::archive::OpenArchive;
-use crate::repository::entry::{ChunkId, ChunkRef, Entry, EntryKind};
+use crate::format::Marks;
+use crate::repository::entry::{ChunkId, ChunkRef, Entry, EntryKind, Role};
 use crate::source::walk::path_order;
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -55,12 +56,31 @@ impl<'a> Parent<'a> {
             && (before.mapped.is_none() && !is_mapped || self.same_map)
     }
 
-    /// The identity blocks of an entry's pieces, to be taken over for pieces that are the same.
-    pub fn known_marks(&self, before: &Entry) -> Result<HashMap<ChunkId, ChunkRef>> {
-        match (&self.archive, self.same_map && before.mapped.is_some()) {
-            (Some(archive), true) => Ok(archive.refs(before)?.into_iter().map(|r| (r.id, r)).collect()),
-            _ => Ok(HashMap::new()),
+    /// The identity blocks of an entry's pieces, to be taken over for pieces that are the same and mean the same.
+    pub fn known(&self, before: Option<&Entry>) -> Result<Known> {
+        let Some((archive, before)) = self.archive.zip(before.filter(|b| self.same_map && b.mapped.is_some())) else {
+            return Ok(Known::default());
+        };
+        Ok(Known {
+            refs: archive.refs(before)?.into_iter().map(|r| (r.id, r)).collect(),
+            covers: before.mapped.as_ref().map(|m| m.covers.clone()).unwrap_or_default(),
+            archive: Some(archive.clone()),
+            context: None,
+            compared: 0,
+        })
+    }
+
+    /// Whether everything that an entry refers to is there.
+    pub fn is_whole(&self, before: &Entry) -> Result<bool> {
+        let Some(archive) = &self.archive else { return Ok(false) };
+        let index = archive.reader.index();
+        if index.damaged().is_empty() {
+            return Ok(true);
         }
+        Ok(archive
+            .refs(before)?
+            .iter()
+            .all(|r| index.contains(&r.id, Role::Data) && r.marks.is_none_or(|m| index.contains(&m, Role::Marks))))
     }
 }
 
@@ -80,5 +100,48 @@ impl ParentArchive {
     /// There is no archive before.
     pub fn none() -> ParentArchive {
         ParentArchive(None, false)
+    }
+}
+
+/// What an earlier archive knows of an entry's pieces. The same bytes can mean something else (a renamed column, another header): then
+/// nothing of it may be taken over.
+#[derive(Default)]
+pub struct Known {
+    refs: HashMap<ChunkId, ChunkRef>,
+    covers: Vec<String>,
+    archive: Option<OpenArchive>,
+    /// The last context that was compared and found equal.
+    context: Option<Vec<u8>>,
+    compared: u32,
+}
+
+impl Known {
+    /// Forgets everything unless the blocks cover exactly this.
+    pub fn covering(mut self, covers: &[String]) -> Known {
+        if self.covers != covers {
+            self.refs.clear();
+        }
+        self
+    }
+
+    /// The reference for a piece, if its block was made with the same context.
+    pub fn get(&mut self, id: &ChunkId, context: &[u8]) -> Result<Option<ChunkRef>> {
+        let Some(found) = self.refs.get(id).cloned() else { return Ok(None) };
+        let (Some(marks), Some(archive)) = (found.marks, &self.archive) else { return Ok(Some(found)) };
+        // Within an entry the context changes after the first piece at most, so comparing the first few and every change is enough.
+        if self.compared >= 3 && self.context.as_deref() == Some(context) {
+            return Ok(Some(found));
+        }
+        let block = match archive.reader.read(&marks, Role::Marks).and_then(|b| Marks::decode(&b)) {
+            Ok(block) => block,
+            // Made anew rather than believed.
+            Err(_) => return Ok(None),
+        };
+        if block.context != context {
+            return Ok(None);
+        }
+        self.compared += 1;
+        self.context = Some(context.to_vec());
+        Ok(Some(found))
     }
 }

@@ -164,7 +164,7 @@ pub struct Pipeline<'a> {
 }
 
 impl Pipeline<'_> {
-    /// Hands in a piece. `known` is the identity block that an earlier archive has for exactly this piece.
+    /// Hands in a piece. `known` is the reference that an earlier archive has for exactly this piece; [`Pipeline::has`] says whether it holds.
     pub fn submit(&self, id: ChunkId, bytes: Vec<u8>, marks: MarkJob, known: Option<ChunkRef>) -> Ticket {
         if let Some(known) = known {
             return Ticket::Known(known);
@@ -184,6 +184,11 @@ impl Pipeline<'_> {
     /// The dataset's id of these bytes.
     pub fn id(&self, bytes: &[u8]) -> ChunkId {
         self.shared.dataset.chunk_id(bytes)
+    }
+
+    /// Whether what a reference names is there.
+    pub fn has(&self, known: &ChunkRef) -> bool {
+        self.shared.writer.has(Role::Data, &known.id) && known.marks.is_none_or(|m| self.shared.writer.has(Role::Marks, &m))
     }
 
     /// Stores chunks.

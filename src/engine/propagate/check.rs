@@ -1,12 +1,13 @@
 //! Verifying a re-sealed archive through the ordinary read path, before the old generation goes.
 //!
-//! - **absence**: the decoded bytes of the changed chunks (or of all chunks) hold no variant of any identity, and the search that found the
-//!   person's records finds none but those that were kept on a ground;
-//! - **no collateral**: every entry that was not edited is the same, every piece that was not edited is the same.
+//! - **no collateral** ([`no_collateral`]): every entry and piece that was not edited is the same, every edited one is what the edit made;
+//! - **absence** ([`absence`]): the search that found the person's records finds none but those kept on a ground; names, links and attributes
+//!   of entries do not carry an identity; and the decoded bytes hold no variant of any identity.
 //!
 //! Anything that was not checked to the end is UNKNOWN.
 
 use super::People;
+use super::bytes::{ByteSearch, Finds};
 use super::plan::{Searched, search};
 use crate::config;
 use crate::datamap::Action;
@@ -14,9 +15,8 @@ use crate::engine::archive::OpenArchive;
 use crate::engine::edit::{ArchiveEdit, EditedPiece, edited_entries, edited_pieces};
 use crate::engine::event::Verdict;
 use crate::engine::session::{Session, View};
-use crate::format::variants::{Limits, VariantSearch};
 use crate::format::{Disposition, Found, NewValue};
-use crate::repository::entry::{ChunkId, Entry, Role};
+use crate::repository::entry::{ChunkId, Entry, EntryKind, Role};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -47,6 +47,13 @@ pub struct Checked {
     pub problems: Vec<String>,
     /// For the certificate.
     pub notes: Vec<String>,
+}
+
+impl Checked {
+    fn problem(&mut self, verdict: Verdict, text: String) {
+        self.verdict = self.verdict.and(verdict);
+        self.problems.push(text);
+    }
 }
 
 /// Fails unless the new generation is the old one with exactly the edit applied. `new` must be read back from the store.
@@ -89,8 +96,7 @@ pub fn no_collateral(old: &OpenArchive, new: &OpenArchive, edit: &ArchiveEdit) -
 }
 
 /// Searches a generation as stored for what is left of the people. `before` is the generation that it replaces: what both share was
-/// not changed.
-#[allow(clippy::too_many_arguments)]
+/// not changed. Without one, nothing was changed and only records and names are searched (unless the scope is full).
 pub fn absence(
     session: &Session,
     config: &config::Dataset,
@@ -98,65 +104,91 @@ pub fn absence(
     archive: &OpenArchive,
     before: Option<&OpenArchive>,
     people: &People,
-    scope: Scope,
-    already_searched: &mut HashSet<ChunkId>,
+    bytes: &mut ByteSearch,
 ) -> Result<Checked> {
     let mut checked = Checked { verdict: Verdict::Pass, problems: Vec::new(), notes: Vec::new() };
     let again = search(session, config, view, archive, people)?;
     for (entry, why) in &again.matches.failed {
-        checked.verdict = checked.verdict.and(Verdict::Unknown);
-        checked.problems.push(format!("{entry} could not be searched: {why}"));
+        checked.problem(Verdict::Unknown, format!("{entry} could not be searched: {why}"));
     }
     for d in &again.decided {
         let Some(m) = again.matches.records.get(d.index) else { continue };
         if d.ground.is_none() && needs_change(config, &d.disposition, &m.found) {
-            checked.verdict = Verdict::Failed;
             let collection = &config.map.collections[m.found.collection].name;
-            checked.problems.push(format!("{}: a record of {collection} is still the person's", again.bound[m.entry].entry.display_path()));
+            checked.problem(
+                Verdict::Failed,
+                format!("{}: a record of {collection} is still the person's", again.bound[m.entry].entry.display_path()),
+            );
         }
     }
     if !again.matches.paths.is_empty() {
-        checked.verdict = Verdict::Failed;
-        checked.problems.push(format!("{} entries still carry the person's identity in their path", again.matches.paths.len()));
+        checked.problem(Verdict::Failed, format!("{} entries still carry the person's identity in their path", again.matches.paths.len()));
+    }
+    let allowed = kept_values(config, &again, bytes.values());
+    if !bytes.too_short().is_empty() {
+        checked.notes.push(format!(
+            "{} identity value(s) are too short to search bytes for; their absence is checked record by record",
+            bytes.too_short().len()
+        ));
+    }
+    names(archive, bytes, &mut checked)?;
+    let missing: HashMap<&[u8], &Vec<String>> = again.matches.missing.iter().map(|(p, what)| (p.as_slice(), what)).collect();
+    let mut finds: BTreeMap<(String, &'static str), u64> = BTreeMap::new();
+    for chosen in to_search(archive, before, bytes.scope(), &missing)? {
+        session.env.stop.check("nothing was removed yet; run the same command again")?;
+        let path = chosen.entry.display_path();
+        let Finds { hits, incomplete } = bytes.search(archive, &chosen.entry, chosen.chunks.as_ref())?;
+        for hit in hits.iter().filter(|h| !allowed.contains(&(path.clone(), h.0))) {
+            *finds.entry((path.clone(), hit.1)).or_default() += 1;
+        }
+        if incomplete {
+            checked.problem(Verdict::Unknown, format!("{path}: packed data in it could not be searched to the end"));
+        }
+        if let Some(what) = missing.get(chosen.entry.path.as_slice()) {
+            let text = format!("{path} has no {}; all its bytes were searched instead", what.join(" and no "));
+            match bytes.too_short().is_empty() {
+                true => checked.notes.push(text),
+                false => checked.problem(
+                    Verdict::Unknown,
+                    format!("{text}, which cannot be done for short values: name the fields that this archive has"),
+                ),
+            }
+        }
+    }
+    for ((path, variant), n) in finds {
+        let text = format!("{path}: an identity of the person stands in {n} place(s) ({variant}) that no rule of the data map reaches");
+        checked.problem(Verdict::Failed, text);
+    }
+    if !allowed.is_empty() {
+        checked.notes.push("identities remain in records that are kept on a ground, or as the key of an anonymised record".into());
+    }
+    for text in checked.problems.iter_mut().chain(&mut checked.notes) {
+        *text = people.withhold(text);
     }
     checked.problems.sort();
     checked.problems.dedup();
-    let raw = people.raw_values();
-    let values: Vec<String> = raw.iter().map(|(_, v)| v.clone()).collect();
-    let searcher = VariantSearch::new(&values)?;
-    if !searcher.too_short().is_empty() {
-        checked.notes.push(format!(
-            "{} identity value(s) are too short to search bytes for; their absence is checked record by record",
-            searcher.too_short().len()
-        ));
-    }
-    let allowed = kept_values(config, &again, &values);
-    let chosen = chunks_to_search(archive, before, scope, already_searched)?;
-    let mut hits: BTreeMap<(String, &'static str), u64> = BTreeMap::new();
-    for (path, id) in chosen {
-        session.env.stop.check("nothing was removed yet; run the same command again")?;
-        let bytes = view.reader.read(&id, Role::Data)?;
-        let nested = searcher.search_nested(&bytes, Limits::default());
-        if nested.incomplete {
-            checked.notes.push(format!("{path}: packed members were too deep or too large to be searched to the end"));
-        }
-        for hit in searcher.search(&bytes).into_iter().chain(nested.hits.into_iter().map(|n| n.hit)) {
-            if !hit.inside_word && !allowed.contains(&(path.clone(), hit.value_index)) {
-                *hits.entry((path.clone(), hit.variant)).or_default() += 1;
-            }
-        }
-        already_searched.insert(id);
-    }
-    for ((path, variant), n) in hits {
-        checked.verdict = Verdict::Failed;
-        checked
-            .problems
-            .push(format!("{path}: an identity of the person stands in {n} place(s) ({variant}) that no rule of the data map reaches"));
-    }
-    if !allowed.is_empty() {
-        checked.notes.push("identities remain in records that are kept on a ground".into());
-    }
     Ok(checked)
+}
+
+/// Names, links, owners and attributes must not carry an identity.
+fn names(archive: &OpenArchive, bytes: &ByteSearch, checked: &mut Checked) -> Result<()> {
+    let mut found = 0u64;
+    for entry in archive.entries() {
+        let entry = entry?;
+        let mut texts: Vec<&[u8]> = vec![&entry.path, entry.user.as_bytes(), entry.group.as_bytes()];
+        texts.extend(entry.link.iter().map(|l| l.as_slice()));
+        texts.extend(entry.xattrs.iter().flat_map(|(n, v)| [n.as_slice(), v.as_slice()]));
+        if texts.iter().any(|t| bytes.stands_in(t)) {
+            found += 1;
+        }
+    }
+    if found > 0 {
+        let text = format!(
+            "the names, links or attributes of {found} entries carry an identity of the person; name them with a collection (entry: \"…/{{kind}}/**\")"
+        );
+        checked.problem(Verdict::Failed, text);
+    }
+    Ok(())
 }
 
 /// Whether a record found again would still be changed: a rewrite that would write what stands there, or that already was done, is not one.
@@ -188,64 +220,76 @@ fn looks_made(action: Option<&Action>, value: &str) -> bool {
     }
 }
 
-/// (entry, value index) pairs that may be found, because a record that holds the value is kept on a ground.
+/// (entry, value index) pairs that may be found: the value is in a record that is kept on a ground, or is the number by which an anonymised
+/// record goes on being referred to. An address is no such number.
 fn kept_values(config: &config::Dataset, searched: &Searched<'_>, values: &[String]) -> BTreeSet<(String, usize)> {
     let mut out = BTreeSet::new();
     for d in &searched.decided {
         let Some(m) = searched.matches.records.get(d.index) else { continue };
-        if d.ground.is_none() && needs_change(config, &d.disposition, &m.found) {
-            continue;
-        }
-        let texts: Vec<String> = m.found.values.values().flatten().filter_map(|v| v.canonical().map(|t| t.to_lowercase())).collect();
-        for (i, value) in values.iter().enumerate() {
-            let value = value.trim().to_lowercase();
-            if texts.iter().any(|t| t.contains(&value)) {
-                out.insert((searched.bound[m.entry].entry.display_path(), i));
+        let collection = &config.map.collections[m.found.collection];
+        let is_key = |name: &String| {
+            collection.primary_key.contains(name)
+                || collection
+                    .probes
+                    .iter()
+                    .any(|p| matches!(p.feed, crate::datamap::Feed::Reference { .. }) && p.fields.iter().any(|(f, _)| f == name))
+        };
+        for (name, found) in &m.found.values {
+            for text in found.iter().filter_map(|v| v.canonical().map(|t| t.to_lowercase())) {
+                let may_stay = d.ground.is_some() || (is_key(name) && !text.contains('@'));
+                for (i, value) in values.iter().enumerate().filter(|_| may_stay) {
+                    if text.contains(&value.trim().to_lowercase()) {
+                        out.insert((searched.bound[m.entry].entry.display_path(), i));
+                    }
+                }
             }
         }
     }
     out
 }
 
-fn chunks_to_search(
+/// An entry to search, or some of its chunks.
+struct ToSearch {
+    entry: Entry,
+    /// `None`: all of it.
+    chunks: Option<HashSet<ChunkId>>,
+}
+
+fn to_search(
     archive: &OpenArchive,
     before: Option<&OpenArchive>,
     scope: Scope,
-    already: &HashSet<ChunkId>,
-) -> Result<Vec<(String, ChunkId)>> {
+    missing: &HashMap<&[u8], &Vec<String>>,
+) -> Result<Vec<ToSearch>> {
     let mut out = Vec::new();
-    let mut seen = HashSet::new();
     let mut old: HashMap<Vec<u8>, Entry> = HashMap::new();
     if let (Scope::Changed, Some(before)) = (scope, before) {
         for entry in before.entries() {
             let entry = entry?;
-            if entry.mapped.is_some() || entry.content.is_some() && entry.edited {
+            if entry.mapped.is_some() {
                 old.insert(entry.path.clone(), entry);
             }
         }
     }
     for entry in archive.entries() {
         let entry = entry?;
-        let mut shared = HashSet::new();
-        if scope == Scope::Changed {
-            match (&before, old.get(&entry.path)) {
-                _ if !entry.edited => continue,
-                (Some(_), Some(o)) if o.content == entry.content => continue,
-                (Some(before), Some(o)) => shared.extend(before.refs(o)?.into_iter().map(|r| r.id)),
-                _ => {}
-            }
+        if entry.kind != EntryKind::File {
+            continue;
         }
-        let path = entry.display_path();
-        for r in archive.refs(&entry)? {
-            if !shared.contains(&r.id) && !already.contains(&r.id) && seen.insert(r.id) {
-                out.push((path.clone(), r.id));
+        if scope == Scope::Full || missing.contains_key(entry.path.as_slice()) {
+            out.push(ToSearch { entry, chunks: None });
+            continue;
+        }
+        let Some(before) = before.filter(|_| entry.edited) else { continue };
+        match old.get(&entry.path) {
+            Some(o) if o.content == entry.content => {}
+            Some(o) => {
+                let kept: HashSet<ChunkId> = before.refs(o)?.into_iter().map(|r| r.id).collect();
+                let new = archive.refs(&entry)?.into_iter().map(|r| r.id).filter(|id| !kept.contains(id)).collect();
+                out.push(ToSearch { entry, chunks: Some(new) });
             }
+            None => out.push(ToSearch { entry, chunks: None }),
         }
     }
     Ok(out)
-}
-
-/// Searches bytes for plain values; for other parts of the product (drills, the residue test).
-pub fn absence_in(bytes: &[u8], values: &[String]) -> bool {
-    VariantSearch::new(values).is_ok_and(|s| !s.found_in(bytes) && s.search_nested(bytes, Limits::default()).hits.is_empty())
 }

@@ -1,30 +1,34 @@
 //! Carrying a plan out, in the order that keeps everything safe. See the module's head for the order.
 
+use super::bytes::ByteSearch;
 use super::check::{absence, no_collateral};
-use super::people::identities_key;
-use super::plan::{is_made_after, is_processed, search};
+use super::plan::{also_known, is_made_after, is_processed, search};
 use super::{Options, People, Plan, Report, Scope, request_people};
 use crate::config;
+use crate::engine::archive::OpenArchive;
 use crate::engine::edit::{ArchiveEdit, Tally, apply, tally};
 use crate::engine::event::{ArchiveOutcome, Event, Verdict};
 use crate::engine::reseal::reseal;
 use crate::engine::session::{Session, View, archive_of_key};
-use crate::engine::state::Request;
+use crate::engine::state::{Request, State};
 use crate::repository::entry::{ChunkId, Role};
-use crate::repository::{ArchiveId, ChunkIndex, ChunkReader, ChunkWriter, DropOptions, Head, Listed, Live, WriteOptions, drop_chunks};
+use crate::repository::{
+    ArchiveId, ChunkIndex, ChunkWriter, DropOptions, Head, Heads, Lease, Listed, Live, WriteOptions, drop_chunks_while,
+};
 use crate::{Error, Result};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// An archive on its way through a run.
 struct Work {
     old: Listed,
+    /// Indices of the requests that this run carries out on it.
+    requests: Vec<usize>,
     edit: ArchiveEdit,
     new: Option<Head>,
     outcome: ArchiveOutcome,
 }
 
-/// Executes a plan. Datasets are worked on one after the other, each under its lease.
+/// Executes a plan's requests. Datasets are worked on one after the other, each under its lease.
 pub fn execute(session: &Session, plan: &Plan, options: &Options) -> Result<Report> {
     let mut report = Report::empty();
     crate::engine::request::sweep_identities(session)?;
@@ -32,43 +36,40 @@ pub fn execute(session: &Session, plan: &Plan, options: &Options) -> Result<Repo
         return Ok(report);
     }
     let traffic = session.traffic();
+    let datasets: BTreeSet<String> = plan.requests.iter().flat_map(|r| r.datasets.keys().cloned()).collect();
     let mut leases = Vec::new();
-    for d in &plan.datasets {
-        leases.push(session.repo.lease(&d.dataset, crate::engine::LEASE_TTL)?);
+    for d in &datasets {
+        leases.push(session.repo.lease(d, crate::engine::LEASE_TTL)?);
     }
-    let requests: Vec<&Request> = plan.requests.iter().collect();
-    let resumed = resumable(plan);
-    report.started = match resumed {
+    // Under the leases, and with what others recorded meanwhile: a hold that came between counts.
+    session.ledger().catch_up()?;
+    let chosen = super::plan::choose_requests(session, options)?;
+    let plan: Vec<Request> = chosen.requests.into_iter().filter(|r| plan.requests.iter().any(|p| p.id == r.id)).collect();
+    if plan.is_empty() {
+        return Ok(report);
+    }
+    report.started = match resumable(&plan) {
         Some(seq) => seq,
         None => session.record(&Event::PropagationStarted {
-            requests: plan.requests.iter().map(|r| r.id.clone()).collect(),
-            datasets: plan.datasets.iter().map(|d| d.dataset.clone()).collect(),
+            requests: plan.iter().map(|r| r.id.clone()).collect(),
+            datasets: datasets.iter().cloned().collect(),
             effective_at: session.now(),
-            skipped_waiting: plan.skipped_waiting.clone(),
+            skipped_waiting: options.now.clone(),
         })?,
     };
+    // With the moment of erasure that was recorded just now.
+    let state = session.state()?;
+    let plan: Vec<Request> = plan.iter().map(|r| state.request(&r.id).cloned()).collect::<Result<_>>()?;
     let mut policies = BTreeMap::new();
-    for (d, lease) in plan.datasets.iter().zip(&leases) {
-        let config = session.dataset_config(&d.dataset)?;
-        policies.insert(d.dataset.clone(), config.map_digest.clone());
-        let mine: Vec<&Request> = d.requests.iter().filter_map(|i| requests.get(*i).copied()).collect();
+    for (dataset, lease) in datasets.iter().zip(&leases) {
+        let config = session.dataset_config(dataset)?;
+        policies.insert(dataset.clone(), config.map_digest.clone());
+        let mine: Vec<&Request> = plan.iter().filter(|r| r.datasets.contains_key(dataset)).collect();
         run_dataset(session, config, &mine, options.scope, lease, &mut report)?;
-        for a in &d.archives {
-            for ((who, kind), n) in &a.also_known {
-                if let Some(r) = mine.get(*who) {
-                    let slot = report.also_known.entry(r.id.clone()).or_default().entry(kind.clone()).or_default();
-                    *slot = (*slot).max(*n);
-                }
-            }
-        }
     }
-    for request in &plan.requests {
-        let complete = report
-            .archives
-            .iter()
-            .filter(|a| request.datasets.contains_key(&a.dataset))
-            .all(|a| a.left.is_empty() && a.verification == Verdict::Pass);
-        if complete && report.gone == Verdict::Pass {
+    for request in &plan {
+        let mut mine = report.archives.iter().filter(|a| request.datasets.contains_key(&a.dataset));
+        if mine.all(|a| a.complete.contains(&request.id)) && report.gone == Verdict::Pass {
             report.done.push(request.id.clone());
         } else {
             report.partial.push(request.id.clone());
@@ -83,17 +84,15 @@ pub fn execute(session: &Session, plan: &Plan, options: &Options) -> Result<Repo
         scope: options.scope.to_string(),
         policies,
     })?;
-    for id in &report.done {
-        session.repo.delete_sealed(&identities_key(id))?;
-    }
+    crate::engine::request::sweep_identities(session)?;
     let now = session.traffic();
     (report.bytes_read, report.bytes_written) = (now.0 - traffic.0, now.1 - traffic.1);
     Ok(report)
 }
 
 /// A run that began for exactly these requests and did not finish is continued under its own number.
-fn resumable(plan: &Plan) -> Option<u64> {
-    let mut starts = plan.requests.iter().map(|r| r.started.last().copied().filter(|s| r.finished.as_ref().is_none_or(|f| f.seq < *s)));
+fn resumable(requests: &[Request]) -> Option<u64> {
+    let mut starts = requests.iter().map(|r| r.started.last().copied().filter(|s| r.finished.as_ref().is_none_or(|f| f.seq < *s)));
     let first = starts.next()??;
     starts.all(|s| s == Some(first)).then_some(first)
 }
@@ -103,48 +102,48 @@ fn run_dataset(
     config: &config::Dataset,
     requests: &[&Request],
     scope: Scope,
-    lease: &crate::repository::Lease,
+    lease: &Lease,
     report: &mut Report,
 ) -> Result<()> {
     if session.repo.dataset(&config.name)?.is_none() {
         return Ok(());
     }
     let people = request_people(session, requests)?;
-    let state = session.state()?;
     let view = session.view(&config.name)?;
-    let mut heads = session.heads(&config.name)?;
-    // Before this run's start: the requests' own numbers, so that a first run leaves out nothing.
-    heads.latest.retain(|listed| !is_made_after(&state, listed, requests));
+    undo_unverified(session, config, lease)?;
+    let state = session.state()?;
+    let heads = session.heads(&config.name)?;
     for (key, e) in &heads.damaged {
         report.archives.push(unreadable(config, key, e));
     }
+    report.archives.extend(missing_archives(config, &state, &heads));
     let mode = config.erasure.mode.to_string();
-    if mode != "rewrite" {
-        for listed in heads.latest {
-            let mut outcome = outcome_of(config, &listed, &mode);
-            if is_processed(&state, &listed, requests) {
-                outcome.verification = Verdict::Pass;
-            } else {
-                outcome.left.push(match mode.as_str() {
-                    "expire" => "left to rotation by the dataset's erasure mode".into(),
-                    _ => "left to the restore gate by the dataset's erasure mode".into(),
-                });
-            }
-            report.archives.push(outcome);
-        }
-        return Ok(());
-    }
+    let mut works = Vec::new();
     let options = WriteOptions { level: session.config.compression_level, ..WriteOptions::default() };
     let writer = ChunkWriter::new(&session.repo, &view.dataset, view.index.clone(), options);
     session.env.monitor.phase(&format!("erasing from {}", config.name), Some(heads.latest.len() as u64));
-    let mut works = Vec::new();
     for listed in heads.latest {
         session.env.stop.check("nothing was changed; run the same command again")?;
-        let mut work = Work { outcome: outcome_of(config, &listed, &mode), old: listed, edit: ArchiveEdit::default(), new: None };
-        if is_processed(&state, &work.old, requests) {
-            work.outcome.notes.push("already processed by an earlier run".into());
+        let outcome = outcome_of(config, &listed, &mode);
+        let mut work = Work { outcome, old: listed, requests: Vec::new(), edit: ArchiveEdit::default(), new: None };
+        for (i, r) in requests.iter().enumerate() {
+            if is_made_after(&state, &work.old, &[*r]) || is_processed(&state, &work.old, &[*r]) {
+                work.outcome.complete.push(r.id.clone());
+            } else {
+                work.requests.push(i);
+            }
+        }
+        if work.requests.is_empty() {
+            work.outcome.verification = Verdict::Pass;
+            work.outcome.notes.push("nothing to do: processed by an earlier run, or made after the erasure".into());
+        } else if mode != "rewrite" {
+            work.outcome.left.push(match mode.as_str() {
+                "expire" => "left to rotation by the dataset's erasure mode".into(),
+                _ => "left to the restore gate by the dataset's erasure mode".into(),
+            });
+            work.requests.clear();
         } else {
-            prepare(session, config, &view, &people, requests, &writer, report.started, &mut work)?;
+            prepare(session, config, &view, &people, requests, &writer, report, &mut work)?;
         }
         session.env.monitor.advance(1);
         works.push(work);
@@ -158,9 +157,26 @@ fn run_dataset(
             session.repo.put_head(head)?;
         }
     }
-    verify_and_replace(session, config, &people, requests, scope, lease, works, &heads.older, report)
+    verify_and_replace(session, config, &people, requests, scope, lease, works, report)
 }
 
+/// An interrupted run may have left a new generation that nobody verified beside the old one. It is made again from the old one.
+fn undo_unverified(session: &Session, config: &config::Dataset, lease: &Lease) -> Result<()> {
+    let state = session.state()?;
+    let heads = session.repo.heads(&config.name)?;
+    for listed in &heads.latest {
+        let known = state.facts(&config.name, &listed.head.archive).highest.map_or(1, |(g, _)| g);
+        let has_old = heads.older.iter().any(|l| l.head.archive == listed.head.archive && l.head.generation >= known);
+        if listed.head.generation > known && has_old {
+            lease.check()?;
+            crate::crash::step("propagate: delete unverified head");
+            session.repo.delete_head(&config.name, &listed.head.archive, listed.head.generation)?;
+        }
+    }
+    Ok(())
+}
+
+/// Searches and edits one archive for as many of the requests as can be carried out on it: one that cannot must not hold up the others.
 #[allow(clippy::too_many_arguments)]
 fn prepare(
     session: &Session,
@@ -169,38 +185,46 @@ fn prepare(
     people: &People,
     requests: &[&Request],
     writer: &ChunkWriter,
-    epoch: u64,
+    report: &mut Report,
     work: &mut Work,
 ) -> Result<()> {
     let archive = view.open(&work.old.head);
-    let mut attempt = || -> Result<(ArchiveEdit, Tally)> {
-        let searched = search(session, config, view, &archive, people)?;
-        let counts = tally(&searched.matches, &searched.decided);
-        for (entry, why) in &searched.matches.failed {
-            work.outcome.left.push(format!("{entry}: {why}"));
-        }
-        work.outcome.notes.extend(
-            searched.matches.fell_back.iter().map(|e| format!("{e}: read as a whole, since its identity blocks do not cover the data map")),
-        );
-        for d in &searched.decided {
-            if let Some(ground) = &d.ground {
-                work.outcome.notes.push(format!("kept: {ground}"));
+    let mut attempt = attempt(session, config, view, &archive, people, &work.requests);
+    if attempt.as_ref().is_err_and(is_about_the_archive) && work.requests.len() > 1 {
+        let mut able = Vec::new();
+        for i in &work.requests {
+            match self::attempt(session, config, view, &archive, people, &[*i]) {
+                Ok(_) => able.push(*i),
+                Err(e) if is_about_the_archive(&e) => work.outcome.left.push(people.withhold(&format!("request {}: {e}", requests[*i].id))),
+                Err(e) => return Err(e),
             }
         }
-        let edit = apply(&config.map, searched.bound, &searched.matches, searched.decided)?;
-        Ok((edit, counts))
-    };
-    match attempt() {
-        Ok((edit, counts)) => {
-            work.outcome.requests = named_counts(config, requests, &counts);
-            work.outcome.notes.extend(edit.notes.iter().cloned());
-            if !edit.is_empty() {
-                work.new = Some(reseal(&archive, &work.old, &edit, &view.dataset, writer, epoch, &session.env)?);
-            }
-            work.edit = edit;
+        work.requests = able;
+        if work.requests.is_empty() {
+            return Ok(());
         }
-        Err(e @ (Error::Refused(_) | Error::Format { .. } | Error::Damaged { .. } | Error::Sqlite { .. } | Error::Verification(_))) => {
-            work.outcome.left.push(e.to_string());
+        attempt = self::attempt(session, config, view, &archive, people, &work.requests);
+    }
+    match attempt {
+        Ok(done) => {
+            let mine: Vec<&Request> = work.requests.iter().map(|i| requests[*i]).collect();
+            work.outcome.requests = named_counts(config, &mine, &done.counts);
+            work.outcome.left.extend(done.left.iter().map(|t| people.withhold(t)));
+            work.outcome.notes.extend(done.notes.iter().map(|t| people.withhold(t)));
+            for ((who, kind), n) in done.also_known {
+                if let Some(r) = mine.get(who) {
+                    let slot = report.also_known.entry(r.id.clone()).or_default().entry(kind).or_default();
+                    *slot = (*slot).max(n);
+                }
+            }
+            if !done.edit.is_empty() {
+                work.new = Some(reseal(&archive, &work.old, &done.edit, &view.dataset, writer, report.started, &session.env)?);
+            }
+            work.edit = done.edit;
+        }
+        Err(e) if is_about_the_archive(&e) => {
+            work.outcome.left.push(people.withhold(&e.to_string()));
+            work.requests.clear();
         }
         Err(e) => return Err(e),
     }
@@ -209,7 +233,46 @@ fn prepare(
     Ok(())
 }
 
+/// Errors that concern one archive or entry; others (the store, Ctrl-C) end the run.
+fn is_about_the_archive(e: &Error) -> bool {
+    matches!(e, Error::Refused(_) | Error::Format { .. } | Error::Damaged { .. } | Error::Sqlite { .. } | Error::Verification(_))
+}
+
+struct Attempt {
+    edit: ArchiveEdit,
+    counts: Tally,
+    left: Vec<String>,
+    notes: Vec<String>,
+    also_known: BTreeMap<(usize, String), u64>,
+}
+
+fn attempt(
+    session: &Session,
+    config: &config::Dataset,
+    view: &View,
+    archive: &OpenArchive,
+    people: &People,
+    chosen: &[usize],
+) -> Result<Attempt> {
+    let people = people.only(chosen);
+    let searched = search(session, config, view, archive, &people)?;
+    let counts = tally(&searched.matches, &searched.decided);
+    let left = searched.matches.failed.iter().map(|(entry, why)| format!("{entry}: {why}")).collect();
+    let mut notes: Vec<String> = Vec::new();
+    notes.extend(
+        searched.matches.fell_back.iter().map(|e| format!("{e}: read as a whole, since its identity blocks do not cover the data map")),
+    );
+    notes.extend(searched.decided.iter().filter_map(|d| Some(format!("kept: {}", d.ground.as_ref()?))));
+    let also_known = also_known(config, &people, &searched);
+    let edit = apply(&config.map, searched.bound, &searched.matches, searched.decided)?;
+    notes.extend(edit.notes.iter().cloned());
+    Ok(Attempt { edit, counts, left, notes, also_known })
+}
+
 /// Reads the new generations back, and only for those that hold what they should removes the old ones.
+///
+/// An old generation goes only when the new one was read to the end and is exactly what the edit makes of it. If that could not be told, or is
+/// not so, the old one is what stays.
 #[allow(clippy::too_many_arguments)]
 fn verify_and_replace(
     session: &Session,
@@ -217,91 +280,103 @@ fn verify_and_replace(
     people: &People,
     requests: &[&Request],
     scope: Scope,
-    lease: &crate::repository::Lease,
+    lease: &Lease,
     mut works: Vec<Work>,
-    older: &[Listed],
     report: &mut Report,
 ) -> Result<()> {
-    // A fresh index: only what the store really holds counts.
+    // A fresh index and cache: only what the store really holds counts.
     let view = session.view(&config.name)?;
-    let cold = View {
-        reader: Arc::new(ChunkReader::new(&session.repo, &view.dataset, view.index.clone(), session.config.memory as usize / 4)),
-        ..view.clone()
-    };
     let stored = session.repo.heads(&config.name)?;
-    let mut searched: HashSet<ChunkId> = HashSet::new();
+    let mut bytes: BTreeMap<Vec<usize>, ByteSearch> = BTreeMap::new();
     let mut remove: Vec<Listed> = Vec::new();
     session.env.monitor.phase(&format!("verifying {}", config.name), Some(works.len() as u64));
     for work in &mut works {
         session.env.stop.check("the new generations are stored and the old ones still there; run the same command again")?;
-        let Some(listed) = stored.latest.iter().find(|l| l.head.archive == work.old.head.archive) else {
-            work.outcome.left.push("its head is not in the store any more".into());
+        session.env.monitor.advance(1);
+        if work.requests.is_empty() {
             continue;
-        };
-        let archive = cold.open(&listed.head);
-        // Without an edit of this run, an interrupted earlier one may have left the generation before beside it.
-        let before = match &work.new {
-            Some(_) => Some(work.old.clone()),
-            None => older.iter().filter(|l| l.head.archive == listed.head.archive).max_by_key(|l| l.head.generation).cloned(),
-        };
-        let before_archive = before.as_ref().map(|l| cold.open(&l.head));
-        let result = (|| -> Result<Verdict> {
-            if work.new.is_some() {
-                no_collateral(&cold.open(&work.old.head), &archive, &work.edit)?;
+        }
+        let old = view.open(&work.old.head);
+        let mut new = None;
+        if let Some(head) = &work.new {
+            let listed = stored.latest.iter().find(|l| l.head.archive == head.archive && l.head.generation == head.generation);
+            let sound = match listed {
+                None => Err(Error::damaged(format!("generation {}", head.generation), "it cannot be read back")),
+                Some(listed) => no_collateral(&old, &view.open(&listed.head), &work.edit).map(|()| listed),
+            };
+            match sound {
+                Ok(listed) => new = Some(listed.clone()),
+                Err(e @ (Error::Interrupted(_) | Error::Store(_))) => return Err(e),
+                Err(e) => {
+                    // The old generation is whole: go back to it.
+                    lease.check()?;
+                    session.repo.delete_head(&config.name, &head.archive, head.generation)?;
+                    work.outcome.left.push(people.withhold(&e.to_string()));
+                    work.outcome.verification = Verdict::Failed;
+                    continue;
+                }
             }
-            let checked = absence(session, config, &cold, &archive, before_archive.as_ref(), people, scope, &mut searched)?;
-            work.outcome.left.extend(checked.problems);
-            work.outcome.notes.extend(checked.notes);
-            Ok(checked.verdict)
-        })();
-        let verdict = match result {
-            Ok(v) => v,
-            Err(e @ Error::Interrupted(_)) => return Err(e),
+        }
+        let current = new.as_ref().unwrap_or(&work.old);
+        let chosen = people.only(&work.requests);
+        let search = match bytes.entry(work.requests.clone()) {
+            std::collections::btree_map::Entry::Occupied(e) => e.into_mut(),
+            std::collections::btree_map::Entry::Vacant(e) => e.insert(ByteSearch::new(&chosen, scope)?),
+        };
+        let before = new.as_ref().map(|_| &old);
+        let verdict = match absence(session, config, &view, &view.open(&current.head), before, &chosen, search) {
+            Ok(checked) => {
+                work.outcome.left.extend(checked.problems);
+                work.outcome.notes.extend(checked.notes);
+                checked.verdict
+            }
+            Err(e @ (Error::Interrupted(_) | Error::Store(_))) => return Err(e),
             Err(e) => {
-                work.outcome.left.push(e.to_string());
-                Verdict::Failed
+                work.outcome.left.push(people.withhold(&e.to_string()));
+                Verdict::Unknown
             }
         };
         work.outcome.verification = verdict;
-        work.outcome.before =
-            before.as_ref().map_or((listed.head.generation, listed.digest.clone()), |l| (l.head.generation, l.digest.clone()));
-        work.outcome.after = (listed.head.generation, listed.digest.clone());
-        let collateral = matches!(verdict, Verdict::Failed) && work.outcome.left.iter().any(|l| l.contains("verification failed"));
-        if collateral {
-            // The old generation is still whole: go back to it.
-            session.repo.delete_head(&config.name, &listed.head.archive, listed.head.generation)?;
-            work.outcome.after = work.outcome.before.clone();
-            continue;
+        work.outcome.after = (current.head.generation, current.digest.clone());
+        if verdict == Verdict::Pass && work.outcome.left.iter().all(|l| l.starts_with("request ")) {
+            work.outcome.complete.extend(work.requests.iter().map(|i| requests[*i].id.clone()));
         }
-        if work.new.is_some() || before.is_some() {
+        if let Some(listed) = &new {
             session.record(&Event::ArchiveResealed {
                 dataset: config.name.clone(),
                 archive: listed.head.archive,
                 generation: listed.head.generation,
                 digest: listed.digest.clone(),
+                previous: work.old.digest.clone(),
+                complete: work.outcome.complete.clone(),
+                counts: work.outcome.requests.clone(),
             })?;
-            remove.extend(older.iter().filter(|l| l.head.archive == listed.head.archive).cloned());
-            if work.new.is_some() {
-                remove.push(work.old.clone());
-            }
+            remove.push(work.old.clone());
         }
-        session.env.monitor.advance(1);
     }
     lease.check()?;
+    // Generations that a recorded newer one replaced: of this run, and left by interrupted ones.
+    let state = session.state()?;
+    for listed in &session.repo.heads(&config.name)?.older {
+        let replaced = state.facts(&config.name, &listed.head.archive).highest.is_some_and(|(g, _)| g > listed.head.generation);
+        if replaced && !remove.iter().any(|r| r.key == listed.key) {
+            remove.push(listed.clone());
+        }
+    }
     for listed in &remove {
+        lease.check_cheaply()?;
         crate::crash::step("propagate: delete old head");
         session.repo.delete_head(&config.name, &listed.head.archive, listed.head.generation)?;
     }
-    let gone = drop_dead(session, &config.name, &remove, report)?;
+    let gone = drop_dead(session, &config.name, lease, &remove, report)?;
     report.gone = report.gone.and(gone);
     session.catalog.witness_heads(&config.name, &session.repo.heads(&config.name)?)?;
-    let _ = requests;
     report.archives.extend(works.into_iter().map(|w| w.outcome));
     Ok(())
 }
 
 /// Drops the chunks that no head needs, and proves from a new listing that what was dropped is not there any more.
-pub fn drop_dead(session: &Session, dataset: &str, removed: &[Listed], report: &mut Report) -> Result<Verdict> {
+pub fn drop_dead(session: &Session, dataset: &str, lease: &Lease, removed: &[Listed], report: &mut Report) -> Result<Verdict> {
     let view = session.view(dataset)?;
     let heads = session.repo.heads(dataset)?;
     if !heads.damaged.is_empty() {
@@ -314,10 +389,18 @@ pub fn drop_dead(session: &Session, dataset: &str, removed: &[Listed], report: &
     let mut needed = Live::new();
     for listed in heads.latest.iter().chain(&heads.older) {
         // Whatever cannot be read may need anything: then nothing is dropped.
-        needed.add(&view.reader, &listed.head)?;
+        match needed.add(&view.reader, &listed.head) {
+            Ok(()) => {}
+            Err(e @ (Error::Interrupted(_) | Error::Store(_))) => return Err(e),
+            Err(e) => {
+                session.env.monitor.warn(&format!("{}: {e}; until it is repaired or removed, no key can be destroyed", listed.key));
+                return Ok(Verdict::Unknown);
+            }
+        }
     }
     let dead = dead_chunks(&view.index, &needed);
-    let dropped = drop_chunks(&session.repo, &view.dataset, &|id, role| needed.contains(id, role), DropOptions::default())?;
+    let keep = |id: &ChunkId, role: Role| needed.contains(id, role);
+    let dropped = drop_chunks_while(&session.repo, &view.dataset, &keep, DropOptions::default(), &|| lease.check_cheaply())?;
     report.dropped.0 += dropped.chunks;
     report.dropped.1 += dropped.bytes;
     for (key, e) in dropped.damaged.iter().chain(&dropped.left) {
@@ -384,6 +467,7 @@ fn outcome_of(config: &config::Dataset, listed: &Listed, mode: &str) -> ArchiveO
         before: generation.clone(),
         after: generation,
         requests: BTreeMap::new(),
+        complete: Vec::new(),
         verification: Verdict::Unknown,
         left: Vec::new(),
         mode: mode.to_string(),
@@ -392,16 +476,33 @@ fn outcome_of(config: &config::Dataset, listed: &Listed, mode: &str) -> ArchiveO
 }
 
 fn unreadable(config: &config::Dataset, key: &str, error: &Error) -> ArchiveOutcome {
+    not_there(config, archive_of_key(key).unwrap_or(ArchiveId([0; 16])), format!("{key}: {error}"))
+}
+
+fn not_there(config: &config::Dataset, archive: ArchiveId, why: String) -> ArchiveOutcome {
     ArchiveOutcome {
         dataset: config.name.clone(),
-        archive: archive_of_key(key).unwrap_or(ArchiveId([0; 16])),
+        archive,
         created_at: jiff::Timestamp::UNIX_EPOCH,
         before: (0, String::new()),
         after: (0, String::new()),
         requests: BTreeMap::new(),
+        complete: Vec::new(),
         verification: Verdict::Unknown,
-        left: vec![format!("{key}: {error}")],
+        left: vec![why],
         mode: config.erasure.mode.to_string(),
         notes: Vec::new(),
     }
+}
+
+/// Archives that the ledger knows and the store does not have: a copy of them may be anywhere, so they are not erased.
+fn missing_archives(config: &config::Dataset, state: &State, heads: &Heads) -> Vec<ArchiveOutcome> {
+    let stored: BTreeSet<ArchiveId> =
+        heads.latest.iter().map(|l| l.head.archive).chain(heads.damaged.iter().filter_map(|(key, _)| archive_of_key(key))).collect();
+    state
+        .archives
+        .iter()
+        .filter(|((d, a), f)| *d == config.name && !f.rotated && f.highest.is_some() && !stored.contains(a))
+        .map(|((_, a), _)| not_there(config, *a, "the ledger knows this archive, but its head is not in the store".into()))
+        .collect()
 }

@@ -5,15 +5,17 @@
 //! back and verify → ledger `resealed` → remove the old heads → drop keys and ciphertext that nothing needs → list the store and prove the
 //! old objects absent → ledger `finished`. Interrupted anywhere, running it again completes it.
 
+mod bytes;
 mod check;
 mod execute;
 mod people;
 mod plan;
 
-pub use check::{Scope, absence_in, needs_change};
+pub use bytes::ByteSearch;
+pub use check::{Scope, needs_change};
 pub use execute::{drop_dead, execute};
 pub use people::{IDENTITIES_PURPOSE, People, REQUESTS, identities_key, request_people, token_mentions};
-pub use plan::{ArchivePlan, DatasetPlan, Plan, is_made_after, is_processed as plan_is_processed, plan};
+pub use plan::{ArchivePlan, DatasetPlan, Plan, choose_requests, is_made_after, is_processed as plan_is_processed, plan};
 
 use super::event::{ArchiveOutcome, Verdict};
 use std::collections::BTreeMap;

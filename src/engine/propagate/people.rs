@@ -48,6 +48,31 @@ pub fn request_people(session: &Session, requests: &[&Request]) -> Result<People
 }
 
 impl People {
+    /// Some of them, by index, for a run without those that cannot be carried out.
+    pub fn only(&self, chosen: &[usize]) -> People {
+        let pick = |i: &SealedIdentities| SealedIdentities { subject: i.subject.clone(), seed: i.seed.clone() };
+        People { identities: chosen.iter().filter_map(|c| self.identities.get(*c)).map(pick).collect() }
+    }
+
+    /// A text with every identity of these people taken out, for reports, ledger and certificate.
+    pub fn withhold(&self, text: &str) -> String {
+        let mut out = text.to_string();
+        for (_, value) in self.raw_values() {
+            let value = value.trim();
+            if value.chars().count() < 4 {
+                continue;
+            }
+            while let Some(at) = out.to_lowercase().find(&value.to_lowercase()) {
+                // Lower case may be of another length; then nothing of the text is worth the risk.
+                match out.get(at..at + value.len()) {
+                    Some(found) if found.to_lowercase() == value.to_lowercase() => out.replace_range(at..at + value.len(), "[identity]"),
+                    _ => return "(a text that names the person was withheld)".into(),
+                }
+            }
+        }
+        out
+    }
+
     /// The subjects.
     pub fn subjects(&self) -> impl Iterator<Item = &Subject> {
         self.identities.iter().map(|i| &i.subject)

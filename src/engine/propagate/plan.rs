@@ -5,6 +5,7 @@ use crate::config;
 use crate::engine::archive::OpenArchive;
 use crate::engine::decide::{Decided, Decider};
 use crate::engine::edit::{Tally, tally};
+use crate::engine::identity::Subject;
 use crate::engine::matching::{Bound, Limits, Matches, bind, find_all};
 use crate::engine::session::{Session, View};
 use crate::engine::state::{Request, State};
@@ -12,6 +13,7 @@ use crate::engine::wanted::{Person, Wanted};
 use crate::format::Disposition;
 use crate::policy::State as Stage;
 use crate::repository::Listed;
+use crate::repository::entry::display_path;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -53,6 +55,8 @@ pub struct ArchivePlan {
     pub kept: BTreeMap<(usize, String), u64>,
     /// What cannot be done, and why.
     pub cannot: Vec<String>,
+    /// Entries without a field or table that the map asks for: they are searched byte by byte afterwards.
+    pub missing: Vec<String>,
     /// Entries that had to be read, because the map is newer than the archive's identity blocks.
     pub fell_back: Vec<String>,
     /// Bytes of plaintext of the pieces that would be read and written anew: an estimate, entry by entry.
@@ -71,11 +75,16 @@ pub struct Searched<'k> {
     pub decided: Vec<Decided>,
 }
 
-/// Chooses requests and searches every archive of their datasets.
+/// Chooses the requests of a run, without searching any archive: what [`super::execute`] needs.
+pub fn choose_requests(session: &Session, options: &Options) -> Result<Plan> {
+    let (requests, waiting) = choose(session, &session.state()?, options)?;
+    Ok(Plan { datasets: Vec::new(), waiting, skipped_waiting: options.now.clone(), requests })
+}
+
+/// Chooses requests and searches every archive of their datasets: what `--dry-run` prints.
 pub fn plan(session: &Session, options: &Options) -> Result<Plan> {
     let state = session.state()?;
-    let (requests, waiting) = choose(session, &state, options)?;
-    let mut plan = Plan { datasets: Vec::new(), waiting, skipped_waiting: options.now.clone(), requests };
+    let mut plan = choose_requests(session, options)?;
     let names: BTreeSet<String> = plan.requests.iter().flat_map(|r| r.datasets.keys().cloned()).collect();
     for name in names {
         let config = session.dataset_config(&name)?;
@@ -146,7 +155,6 @@ fn plan_dataset(
     let view = session.view(&config.name)?;
     let heads = session.heads(&config.name)?;
     out.damaged = heads.damaged.iter().map(|(key, e)| format!("{key}: {e}")).collect();
-    let people = request_people(session, mine)?;
     session.env.monitor.phase(&format!("searching {}", config.name), Some(heads.latest.len() as u64));
     for listed in heads.latest {
         if is_made_after(state, &listed, mine) {
@@ -159,12 +167,20 @@ fn plan_dataset(
             tally: Tally::new(),
             kept: BTreeMap::new(),
             cannot: Vec::new(),
+            missing: Vec::new(),
             fell_back: Vec::new(),
             bytes: 0,
             also_known: BTreeMap::new(),
         };
         if !already {
+            // Who is not concerned by this archive any more keeps the index, and is searched for by nobody.
             let archive = view.open(&plan.listed.head);
+            let mut people = request_people(session, mine)?;
+            for (identity, request) in people.identities.iter_mut().zip(mine) {
+                if is_made_after(state, &plan.listed, &[request]) || is_processed(state, &plan.listed, &[request]) {
+                    identity.subject = Subject::default();
+                }
+            }
             describe(session, config, &view, &archive, &people, &mut plan)?;
         }
         session.env.monitor.advance(1);
@@ -190,7 +206,10 @@ fn describe(
                 }
             }
             plan.fell_back = searched.matches.fell_back.clone();
-            plan.cannot.extend(searched.matches.failed.iter().map(|(entry, why)| format!("{entry}: {why}")));
+            plan.cannot.extend(searched.matches.failed.iter().map(|(entry, why)| people.withhold(&format!("{entry}: {why}"))));
+            let absent = searched.matches.missing.iter();
+            plan.missing
+                .extend(absent.map(|(path, what)| people.withhold(&format!("{}: has no {}", display_path(path), what.join(", no ")))));
             let touched: BTreeSet<usize> = searched
                 .decided
                 .iter()
@@ -210,12 +229,10 @@ fn describe(
     Ok(())
 }
 
-/// Whether every one of these requests was already applied to exactly this generation.
+/// Whether nothing is left to do for any of these requests on exactly this generation. Only what the ledger says counts: the epoch in
+/// a head is the number of another run where requests were carried out of turn, or of another ledger where an archive was made elsewhere.
 pub fn is_processed(state: &State, listed: &Listed, requests: &[&Request]) -> bool {
-    requests.iter().all(|r| {
-        r.started.first().is_some_and(|s| listed.head.ledger_epoch >= *s)
-            || state.was_processed(&r.id, &listed.head.archive, &listed.digest)
-    })
+    requests.iter().all(|r| state.was_processed(&r.id, &listed.head.archive, &listed.digest))
 }
 
 /// Whether an archive was made when all of these requests had begun to be carried out: what it holds of their people was in the source
@@ -260,7 +277,7 @@ pub fn search<'k>(
 }
 
 /// Identity kinds on the person's own records (found by an identity, not through others) that the request does not name, with the number of distinct new values.
-fn also_known(config: &config::Dataset, people: &People, searched: &Searched<'_>) -> BTreeMap<(usize, String), u64> {
+pub fn also_known(config: &config::Dataset, people: &People, searched: &Searched<'_>) -> BTreeMap<(usize, String), u64> {
     let mut seen: BTreeMap<(usize, String), BTreeSet<String>> = BTreeMap::new();
     for m in searched.matches.records.iter().filter(|m| !m.by_text) {
         let collection = &config.map.collections[m.found.collection];

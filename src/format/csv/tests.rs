@@ -286,6 +286,21 @@ proptest! {
     }
 
     #[test]
+    fn messy_text_reads_alike_in_all_encodings(bytes in messy(), header in any::<bool>()) {
+        let text = String::from_utf8(bytes).unwrap();
+        let names: Vec<String> = (1..=210).map(|n| n.to_string()).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut all = Vec::new();
+        for encoding in [Encoding::Utf8, Encoding::Windows1252, Encoding::Utf16Le, Encoding::Utf16Be] {
+            let dialect = Dialect { encoding: Some(encoding.name().into()), header: Some(header), ..headerless() };
+            let bytes = [encoding.bom(), &encoding.encode(&text).unwrap()].concat();
+            let pieces = cut(&CSV, &with(dialect), &bytes, CutSizes { min: 8, avg: 64, max: 100 }).unwrap();
+            all.push(read(&CSV, &pieces, &names));
+        }
+        prop_assert!(all.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+
+    #[test]
     fn after_deleting_the_oracle_reads_the_others(bytes in messy(), victims in any::<u64>()) {
         let gone = |i: u32| victims >> (i % 64) & 1 == 1;
         let all = oracle(&bytes, b',');

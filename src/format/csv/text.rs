@@ -111,7 +111,7 @@ const C1: [char; 32] = [
     '\u{2013}', '\u{2014}', '\u{02DC}', '\u{2122}', '\u{0161}', '\u{203A}', '\u{0153}', '\u{9D}', '\u{017E}', '\u{0178}',
 ];
 
-fn from_1252(b: u8) -> char {
+pub(super) fn from_1252(b: u8) -> char {
     match b {
         0x80..=0x9F => C1[usize::from(b - 0x80)],
         _ => char::from(b),

@@ -53,19 +53,21 @@ impl Sink for Leaves {
     }
 }
 
-/// Walks one JSON text, white space around it allowed. Spans count from the start of `text`.
-pub(super) fn walk<S: Sink>(text: &[u8], paths: &Paths, sink: &mut S) -> Result<(), Malformed> {
-    // Checked once for the whole line, so that the rest need not care where characters begin.
-    std::str::from_utf8(text).map_err(|_| Malformed)?;
-    let mut parser = Parser { text, at: 0, paths, sink, steps: Vec::new() };
+/// Walks one JSON text, white space around it allowed, and gives it back as text. Spans count from the start of `text`.
+pub(super) fn walk<'a, S: Sink>(text: &'a [u8], paths: &Paths, sink: &mut S) -> Result<&'a str, Malformed> {
+    // Checked once for the whole line.
+    let valid = std::str::from_utf8(text).map_err(|_| Malformed)?;
+    let mut parser = Parser { text, valid, at: 0, paths, sink, steps: Vec::new() };
     parser.space();
     parser.value(Some(0), false, 0)?;
     parser.space();
-    if parser.at == text.len() { Ok(()) } else { Err(Malformed) }
+    if parser.at == text.len() { Ok(valid) } else { Err(Malformed) }
 }
 
 struct Parser<'a, S> {
     text: &'a [u8],
+    /// The same.
+    valid: &'a str,
     at: usize,
     paths: &'a Paths,
     sink: &'a mut S,
@@ -133,7 +135,7 @@ impl<S: Sink> Parser<'_, S> {
             let mut child = None;
             let wanted = node.filter(|n| self.paths.has_keys(*n));
             if wanted.is_some() || S::LEAVES {
-                let key = unescape(self.text.get(span).unwrap_or_default(), escaped);
+                let key = unescape(self.valid.get(span).unwrap_or_default(), escaped);
                 child = wanted.and_then(|n| self.paths.key(n, &key));
                 if S::LEAVES {
                     self.steps.push(Step::Key(key.into_owned()));
@@ -186,14 +188,14 @@ impl<S: Sink> Parser<'_, S> {
         let start = self.at;
         let mut escaped = false;
         loop {
+            // Strings are mostly short, so a plain loop beats a search that must be set up.
             let rest = self.text.get(self.at..).unwrap_or_default();
-            let n = memchr::memchr2(b'"', b'\\', rest).ok_or(Malformed)?;
-            if rest.iter().take(n).any(|b| *b < 0x20) {
-                return Err(Malformed);
-            }
+            let n = rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..0x20)).ok_or(Malformed)?;
             self.at += n + 1;
-            if rest.get(n) == Some(&b'"') {
-                return Ok((start..self.at - 1, escaped));
+            match rest.get(n) {
+                Some(b'"') => return Ok((start..self.at - 1, escaped)),
+                Some(b'\\') => {}
+                _ => return Err(Malformed),
             }
             escaped = true;
             match self.peek() {
@@ -252,10 +254,9 @@ impl<S: Sink> Parser<'_, S> {
 }
 
 /// The text of a string's inside, which is of the grammar. Escapes of lone surrogates become U+FFFD.
-fn unescape(inside: &[u8], escaped: bool) -> Cow<'_, str> {
-    let plain = String::from_utf8_lossy(inside);
+fn unescape(plain: &str, escaped: bool) -> Cow<'_, str> {
     if !escaped {
-        return plain;
+        return Cow::Borrowed(plain);
     }
     let mut out = String::with_capacity(plain.len());
     let mut chars = plain.chars();
@@ -288,21 +289,19 @@ fn flush(units: &mut Vec<u16>, out: &mut String) {
 
 /// The value of a span that [`walk`] reported. Objects and arrays are the text they are written as; whole numbers beyond 64 bits and
 /// numbers beyond a double are their literal.
-pub(super) fn value(json: &[u8]) -> Value<'_> {
+pub(super) fn value(json: &str) -> Value<'_> {
+    if let Some(inside) = json.strip_prefix('"').and_then(|j| j.strip_suffix('"')) {
+        return Value::Text(unescape(inside, inside.contains('\\')));
+    }
     match json {
-        [b'"', inside @ .., b'"'] => Value::Text(unescape(inside, inside.contains(&b'\\'))),
-        b"true" => Value::Bool(true),
-        b"false" => Value::Bool(false),
-        b"null" => Value::Null,
-        [b'-' | b'0'..=b'9', ..] => {
-            let literal = String::from_utf8_lossy(json);
-            let whole = !literal.contains(['.', 'e', 'E']);
-            match (literal.parse::<i64>(), literal.parse::<f64>()) {
-                (Ok(i), _) => Value::Integer(i),
-                (_, Ok(r)) if !whole && r.is_finite() => Value::Real(r),
-                _ => Value::Text(literal),
-            }
-        }
-        _ => Value::Text(String::from_utf8_lossy(json)),
+        "true" => Value::Bool(true),
+        "false" => Value::Bool(false),
+        "null" => Value::Null,
+        _ if json.starts_with(['{', '[']) => Value::Text(Cow::Borrowed(json)),
+        _ => match (json.parse::<i64>(), json.parse::<f64>()) {
+            (Ok(i), _) => Value::Integer(i),
+            (_, Ok(r)) if json.contains(['.', 'e', 'E']) && r.is_finite() => Value::Real(r),
+            _ => Value::Text(Cow::Borrowed(json)),
+        },
     }
 }

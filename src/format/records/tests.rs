@@ -4,7 +4,7 @@ use crate::datamap::{Feed, Field, TokenSet};
 use crate::format::csv::CSV;
 use crate::format::mentions::PlainMentions;
 use crate::format::ndjson::NDJSON;
-use crate::format::testing::{Memory, collection, key, read, real_data};
+use crate::format::testing::{Memory, collection, cpu_seconds, key, read, real_data};
 use crate::format::{Piece, RecordFormat};
 use proptest::prelude::*;
 use std::sync::atomic::Ordering;
@@ -372,5 +372,45 @@ proptest! {
             let left: usize = pieces.iter().map(|p| read(&CSV, std::slice::from_ref(p), &["mail"]).len()).sum();
             prop_assert_eq!(left, rows.iter().filter(|(id, ..)| rewrite || !victims.contains(id)).count());
         }
+    }
+}
+
+/// Run with `--release -- --ignored --nocapture speed`.
+#[test]
+#[ignore = "a measurement"]
+fn speed_of_records() {
+    use crate::format::cutter::{CutSizes, Gear, MAX_RECORD, RecordPieces};
+    let key = key();
+    let csv: String = std::iter::once("id,email,name,city,phone,note\n".to_string())
+        .chain(
+            (0..1_500_000)
+                .map(|i| format!("{i},user{i}@example.org,\"Name, {i}\",Springfield,+1 555 {i:07},some words of text about it\n")),
+        )
+        .collect();
+    let ndjson: String = (0..1_000_000)
+        .map(|i| format!("{{\"id\":{i},\"user\":{{\"email\":\"user{i}@example.org\",\"name\":\"Name {i}\"}},\"items\":[{{\"sku\":\"a{i}\",\"n\":2}}],\"note\":\"some words\"}}\n"))
+        .collect();
+    for (format, text, field) in [(&CSV as &'static dyn RecordFormat, &csv, "email"), (&NDJSON, &ndjson, "user.email")] {
+        let map = map(&[&[field], &["id"]], &[field]);
+        let gear = Gear::new(&[1; 32]);
+        let report = |what: &str, began: f64| {
+            println!("{} {what}: {:.0} MB/s", format.name(), text.len() as f64 / 1e6 / (cpu_seconds() - began));
+        };
+        let began = cpu_seconds();
+        let mut reader = text.as_bytes();
+        let pieces = RecordPieces::open(format, &map.collections[0], &mut reader, "x", &gear, CutSizes::records(), MAX_RECORD).unwrap();
+        let pieces: Vec<Piece> = pieces.collect::<Result<_>>().unwrap();
+        report("cut", began);
+        let began = cpu_seconds();
+        for p in &pieces {
+            format.scan(&p.context, &p.bytes, &[field.to_string()], &mut |_| Ok(Decision::Keep)).unwrap();
+        }
+        report("scan one field", began);
+        let probes: Vec<ProbeFields> = coverage(&map, &[0]).into_iter().map(|c| c.fields).collect();
+        let began = cpu_seconds();
+        for p in &pieces {
+            marks_for(format, &p.context, &p.bytes, &probes, &key).unwrap();
+        }
+        report("marks of two probes", began);
     }
 }

@@ -2,36 +2,20 @@
 //! for, and the result checked on a fresh connection. Any error leaves the archive as it was, because nothing has left the overlay.
 
 use super::connect;
-use super::editor::{SqliteEditor, is_missing_extension};
-use super::foreign::{self, Reference, Unlink};
-use super::fulltext::{self, Follower};
-use super::rows::{KeyPart, RowShape};
-use super::schema::{FkAction, ForeignKey, Schema, Table, TableKind, quote};
+use super::editor::SqliteEditor;
+use super::foreign;
+use super::fulltext;
+use super::rows::RowShape;
+use super::schema::Table;
 use super::scrub::{Edit, scrub_written};
+use super::transaction::{Transaction, Work, table_of};
 use super::vfs::Database;
 use super::{Image, check, read_page};
 use crate::datamap::DataMap;
 use crate::format::{Applied, Disposition, Found, NewValue, RecordKey};
 use crate::{Error, Result};
-use rusqlite::config::DbConfig;
-use rusqlite::hooks::Action;
 use rusqlite::{Connection, params_from_iter};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
-
-/// New values by column, and the collection that asked first.
-type Update = (usize, BTreeMap<String, NewValue>);
-
-/// What was decided about the rows of one table.
-#[derive(Default)]
-pub(super) struct Work {
-    pub deletes: BTreeMap<RecordKey, usize>,
-    pub updates: BTreeMap<RecordKey, Update>,
-    pub kept: BTreeSet<RecordKey>,
-}
-
-/// Rows that SQLite reported as changed, by table (lower case).
-type Log = Arc<Mutex<HashMap<String, HashMap<i64, bool>>>>;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// See [`crate::format::EntryEditor::apply`].
 pub(super) fn apply(editor: &mut SqliteEditor<'_>, map: &DataMap, order: &[usize], decided: &[(Found, Disposition)]) -> Result<Applied> {
@@ -45,23 +29,30 @@ pub(super) fn apply(editor: &mut SqliteEditor<'_>, map: &DataMap, order: &[usize
     }
     let mut db = editor.db.take().ok_or_else(|| Error::Refused(format!("{path}: already edited")))?;
     let schema = std::mem::take(&mut editor.schema);
+    let content = editor.content.clone();
     let allowed: BTreeSet<String> = map.collections.iter().flat_map(|c| c.triggers.iter().map(|t| t.to_ascii_lowercase())).collect();
     let small = editor.is_small();
-    let mut edit = Edited {
+    let mut edit = Transaction {
         path: &path,
+        content: &*content,
+        key: editor.key,
         schema: &schema,
         allowed: &allowed,
         applied: Applied::default(),
         notes: BTreeMap::new(),
         touched_fts: BTreeSet::new(),
+        in_place_fts: BTreeSet::new(),
+        rebuild_fts: BTreeSet::new(),
     };
     let before = match small {
         true => Some(foreign::violations(db.connection(), &schema).map_err(db.explain("checking foreign keys"))?),
         false => None,
     };
-    edit.transaction(&mut db, &names, &work)?;
+    edit.run(&mut db, &names, &work)?;
     let after = |db: &Database| -> Result<()> {
-        fulltext::settle(db.connection(), &schema, &edit.touched_fts).map_err(|e| edit.explain(db, "rewriting full-text indexes", e))?;
+        fulltext::settle(db.connection(), &schema, &edit.touched_fts, &edit.in_place_fts)
+            .map_err(|e| edit.explain(db, "rewriting full-text indexes", e))?;
+        fulltext::rebuild(db.connection(), &edit.rebuild_fts).map_err(|e| edit.explain(db, "rebuilding full-text indexes", e))?;
         if let Some(before) = &before {
             let after = foreign::violations(db.connection(), &schema).map_err(db.explain("checking foreign keys"))?;
             if let Some(((table, _, _), _)) = after.iter().find(|(k, n)| before.get(k).is_none_or(|b| b < n)) {
@@ -107,10 +98,6 @@ fn restore_mode(editor: &SqliteEditor<'_>) -> Result<()> {
     overlay.write_page(1, &page)
 }
 
-fn table_of<'s>(schema: &'s Schema, name: &str) -> Result<&'s Table> {
-    schema.table(name).ok_or_else(|| Error::Refused(format!("there is no table {name}")))
-}
-
 /// Sorts decisions by table: names in the order in which they are to be changed, and what is to be done.
 fn gather(
     editor: &SqliteEditor<'_>,
@@ -138,7 +125,7 @@ fn gather(
                 w.kept.insert(found.key.clone());
             }
             Disposition::Delete => {
-                w.deletes.entry(found.key.clone()).or_insert(found.collection);
+                w.deletes.entry(found.key.clone()).or_default().insert(found.collection);
             }
             Disposition::Rewrite(fields) => {
                 for (field, values) in fields {
@@ -146,7 +133,8 @@ fn gather(
                     let column = table
                         .column(field)
                         .ok_or_else(|| Error::Refused(format!("{}: table {} has no column {field}", editor.path(), table.name)))?;
-                    let update = w.updates.entry(found.key.clone()).or_insert_with(|| (found.collection, BTreeMap::new()));
+                    let update = w.updates.entry(found.key.clone()).or_default();
+                    update.0.insert(found.collection);
                     update.1.entry(column.name.clone()).or_insert_with(|| value.clone());
                 }
             }
@@ -189,430 +177,6 @@ fn validate(path: &str, table: &Table, work: &Work) -> Result<()> {
     }
     Ok(())
 }
-
-struct Edited<'a> {
-    path: &'a str,
-    schema: &'a Schema,
-    allowed: &'a BTreeSet<String>,
-    applied: Applied,
-    notes: BTreeMap<String, u64>,
-    touched_fts: BTreeSet<String>,
-}
-
-impl<'a> Edited<'a> {
-    fn refuse<T>(&self, what: impl std::fmt::Display) -> Result<T> {
-        Err(Error::Refused(format!("{}: {what}; nothing was changed", self.path)))
-    }
-
-    /// An error of SQLite's as one that says what to do. Its messages name tables and columns, never values.
-    fn explain(&self, db: &Database, doing: &str, error: rusqlite::Error) -> Error {
-        if let Some(kept) = db.take_error() {
-            return kept;
-        }
-        let constraint = matches!(&error, rusqlite::Error::SqliteFailure(e, _) if e.code == rusqlite::ErrorCode::ConstraintViolation || e.code == rusqlite::ErrorCode::TypeMismatch);
-        match constraint {
-            true => Error::Refused(format!("{}: {doing}: {error}: choose another strategy; nothing was changed", self.path)),
-            false if is_missing_extension(&error) => Error::format(
-                self.path,
-                format!("{doing}: the schema needs something that only its application has: {error}; nothing was changed"),
-            ),
-            false => Error::Sqlite { context: format!("{}: {doing}", self.path), source: error },
-        }
-    }
-
-    fn transaction(&mut self, db: &mut Database, names: &[String], work: &BTreeMap<String, Work>) -> Result<()> {
-        let log: Log = Arc::default();
-        let writer = log.clone();
-        db.connection_mut()
-            .update_hook(Some(move |action: Action, database: &str, table: &str, row: i64| {
-                if database == "main" {
-                    let mut log = writer.lock().unwrap_or_else(PoisonError::into_inner);
-                    let deleted = action == Action::SQLITE_DELETE;
-                    *log.entry(table.to_ascii_lowercase()).or_default().entry(row).or_default() |= deleted;
-                }
-            }))
-            .map_err(Error::sqlite("watching the edit"))?;
-        let triggers = self.begin(db, names)?;
-        let mut expected: HashMap<String, HashMap<i64, bool>> = HashMap::new();
-        self.rewrite(db, names, work, &mut expected)?;
-        self.delete(db, names, work, &mut expected)?;
-        self.statistics(db, &expected)?;
-        self.account(&log, &expected, !triggers.is_empty() || self.uses_triggers(names))?;
-        self.end(db, &triggers)?;
-        db.connection_mut().update_hook(None::<fn(Action, &str, &str, i64)>).map_err(Error::sqlite("watching the edit"))
-    }
-
-    fn uses_triggers(&self, names: &[String]) -> bool {
-        names.iter().any(|n| self.schema.triggers_on(n).any(|t| self.allowed.contains(&t.name.to_ascii_lowercase())))
-    }
-
-    /// Begins the transaction. Where the map allows a trigger, all others are taken out of the schema for its length; they are returned.
-    fn begin(&mut self, db: &Database, names: &[String]) -> Result<Vec<StoredTrigger>> {
-        let c = db.connection();
-        c.execute_batch("BEGIN IMMEDIATE").map_err(|e| self.explain(db, "beginning the edit", e))?;
-        if !self.uses_triggers(names) {
-            return Ok(Vec::new());
-        }
-        let take = || -> rusqlite::Result<Vec<StoredTrigger>> {
-            c.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)?;
-            let mut list = c.prepare("SELECT rowid, name, tbl_name, rootpage, sql FROM main.sqlite_schema WHERE type = 'trigger'")?;
-            let all = list
-                .query_map([], |r| Ok(StoredTrigger(r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?)))?
-                .collect::<rusqlite::Result<Vec<_>>>()?;
-            drop(list);
-            let others: Vec<StoredTrigger> = all.into_iter().filter(|t| !self.allowed.contains(&t.1.to_ascii_lowercase())).collect();
-            for t in &others {
-                c.execute_batch(&format!("DROP TRIGGER main.{}", quote(&t.1)))?;
-            }
-            Ok(others)
-        };
-        take().map_err(|e| self.explain(db, "silencing triggers", e))
-    }
-
-    /// Puts the triggers back as they were and commits.
-    fn end(&mut self, db: &Database, triggers: &[StoredTrigger]) -> Result<()> {
-        let c = db.connection();
-        let finish = || -> rusqlite::Result<()> {
-            if !triggers.is_empty() {
-                c.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)?;
-                c.pragma_update(None, "writable_schema", true)?;
-                let mut put = c.prepare(
-                    "INSERT INTO main.sqlite_schema(rowid, type, name, tbl_name, rootpage, sql) VALUES(?1, 'trigger', ?2, ?3, ?4, ?5)",
-                )?;
-                for t in triggers {
-                    put.execute((t.0, &t.1, &t.2, t.3, &t.4))?;
-                }
-                drop(put);
-                c.pragma_update(None, "writable_schema", false)?;
-            }
-            c.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
-            c.execute_batch("COMMIT")
-        };
-        finish().map_err(|e| self.explain(db, "finishing the edit", e))
-    }
-
-    fn shape(&self, name: &str) -> Result<(&'a Table, RowShape)> {
-        let table: &'a Table = table_of(self.schema, name)?;
-        Ok((table, RowShape::of(table)?))
-    }
-
-    fn note(&mut self, what: String, n: u64) {
-        if n > 0 {
-            *self.notes.entry(what).or_default() += n;
-        }
-    }
-
-    fn note_triggers(&mut self, name: &str) {
-        let silent: Vec<String> = self
-            .schema
-            .triggers_on(name)
-            .filter(|t| !self.allowed.contains(&t.name.to_ascii_lowercase()))
-            .map(|t| t.name.clone())
-            .collect();
-        for trigger in silent {
-            self.notes.insert(format!("trigger on table {name} stayed silent: {trigger}"), 1);
-        }
-    }
-
-    /// New values, table by table, children first.
-    fn rewrite(
-        &mut self,
-        db: &Database,
-        names: &[String],
-        work: &BTreeMap<String, Work>,
-        expected: &mut HashMap<String, HashMap<i64, bool>>,
-    ) -> Result<()> {
-        for name in names {
-            let Some(w) = work.get(name).filter(|w| !w.updates.is_empty()) else { continue };
-            let (table, shape) = self.shape(name)?;
-            let dependents = self.dependents(db, table, w)?;
-            let mut followers = Follower::all(self.schema, table)?;
-            let doing = format!("rewriting rows of table {}", table.name);
-            let run = |followers: &mut Vec<Follower>| -> rusqlite::Result<BTreeMap<usize, u64>> {
-                let c = db.connection();
-                for key in w.updates.keys() {
-                    for f in followers.iter_mut() {
-                        f.take_out(c, &shape, key, true)?;
-                    }
-                }
-                let mut counts = BTreeMap::new();
-                for (key, (collection, values)) in &w.updates {
-                    let Some(parts) = shape.parts(key) else { continue };
-                    let sets: Vec<String> =
-                        values.keys().enumerate().map(|(i, column)| format!("{} = ?{}", quote(column), i + 1)).collect();
-                    let sql = format!("UPDATE OR ABORT {} SET {} WHERE {}", shape.from, sets.join(", "), shape.is_key(values.len() + 1));
-                    let bound = values.values().map(|v| match v {
-                        NewValue::Null => KeyPart::Null,
-                        NewValue::Text(t) => KeyPart::Text(t.clone().into_bytes()),
-                    });
-                    let n = c.prepare_cached(&sql)?.execute(params_from_iter(bound.chain(parts)))?;
-                    *counts.entry(*collection).or_default() += n as u64;
-                }
-                for f in followers.iter_mut() {
-                    f.put_back(c, &shape)?;
-                }
-                Ok(counts)
-            };
-            let counts = run(&mut followers).map_err(|e| self.explain(db, &doing, e))?;
-            if counts.values().sum::<u64>() != w.updates.len() as u64 {
-                return self.refuse(format!("rows of table {} that were decided about are not there", table.name));
-            }
-            self.let_follow(db, table, &dependents, expected)?;
-            self.expect(expected, table, w.updates.keys(), false);
-            self.touched_fts.extend(followers.iter().map(|f| f.name().to_ascii_lowercase()));
-            if table.full_text.is_some() {
-                self.touched_fts.insert(name.clone());
-            }
-            for (collection, n) in counts {
-                *self.applied.rewritten.entry(collection).or_default() += n;
-            }
-            self.note_triggers(name);
-        }
-        Ok(())
-    }
-
-    /// Rows that refer to keys which are about to be rewritten, with what `ON UPDATE` says about them.
-    fn dependents(&self, db: &Database, table: &'a Table, w: &Work) -> Result<Vec<Dependent<'a>>> {
-        let mut out = Vec::new();
-        for (child, key) in self.schema.children(&table.name) {
-            if !matches!(child.kind, TableKind::Rowid | TableKind::WithoutRowid)
-                || key.columns.iter().any(|(_, to)| table.column(to).is_none())
-            {
-                continue;
-            }
-            let touches = |v: &BTreeMap<String, NewValue>| key.columns.iter().any(|(_, to)| v.keys().any(|c| c.eq_ignore_ascii_case(to)));
-            let rewritten: Vec<&RecordKey> = w.updates.iter().filter(|(_, (_, v))| touches(v)).map(|(k, _)| k).collect();
-            if rewritten.is_empty() {
-                continue;
-            }
-            let find = |keys: &mut dyn Iterator<Item = &RecordKey>| -> Result<Vec<RecordKey>> {
-                foreign::children(db.connection(), (child, key), table, keys)?.map_err(|e| self.explain(db, "following foreign keys", e))
-            };
-            let all = find(&mut rewritten.iter().copied())?;
-            if all.is_empty() {
-                continue;
-            }
-            let deeper = self
-                .schema
-                .children(&child.name)
-                .any(|(_, k)| k.columns.iter().any(|(_, to)| key.columns.iter().any(|(f, _)| f.eq_ignore_ascii_case(to))));
-            if key.on_update == FkAction::Forbid || deeper {
-                return self.refuse(format!(
-                    "{} rows of table {} refer to a key of table {} that would be rewritten",
-                    all.len(),
-                    child.name,
-                    table.name
-                ));
-            }
-            for parent in rewritten {
-                let rows = find(&mut std::iter::once(parent))?;
-                out.extend(rows.into_iter().map(|row| Dependent { child, row, key, parent: parent.clone() }));
-            }
-        }
-        Ok(out)
-    }
-
-    /// Lets them follow the rewritten keys.
-    fn let_follow(
-        &mut self,
-        db: &Database,
-        table: &Table,
-        dependents: &[Dependent<'_>],
-        expected: &mut HashMap<String, HashMap<i64, bool>>,
-    ) -> Result<()> {
-        for d in dependents {
-            let doing = format!("following rewritten keys of table {}", table.name);
-            let mut values = Vec::new();
-            for (from, to) in &d.key.columns {
-                let value = match d.key.on_update {
-                    FkAction::SetNull => Reference::Unlink(Unlink::Null),
-                    FkAction::SetDefault => Reference::Unlink(Unlink::Default),
-                    _ => {
-                        let value = foreign::value_of(db.connection(), table, &d.parent, to)?.map_err(|e| self.explain(db, &doing, e))?;
-                        Reference::To(value.unwrap_or(KeyPart::Null))
-                    }
-                };
-                values.push((from.clone(), value));
-            }
-            foreign::set_references(db.connection(), d.child, &d.row, &values)?.map_err(|e| self.explain(db, &doing, e))?;
-            self.expect(expected, d.child, std::iter::once(&d.row), false);
-            self.note(format!("references of table {} followed their rewritten keys (ON UPDATE)", d.child.name), 1);
-        }
-        Ok(())
-    }
-
-    /// Deletions, with everything that foreign keys hang on them.
-    fn delete(
-        &mut self,
-        db: &Database,
-        names: &[String],
-        work: &BTreeMap<String, Work>,
-        expected: &mut HashMap<String, HashMap<i64, bool>>,
-    ) -> Result<()> {
-        let gone: BTreeMap<String, BTreeSet<RecordKey>> =
-            work.iter().map(|(t, w)| (t.clone(), w.deletes.keys().cloned().collect())).collect();
-        if gone.values().all(BTreeSet::is_empty) {
-            return Ok(());
-        }
-        let kept: BTreeMap<String, BTreeSet<RecordKey>> = work.iter().map(|(t, w)| (t.clone(), w.kept.clone())).collect();
-        let consequences =
-            foreign::follow(db.connection(), self.schema, &gone, &kept)?.map_err(|e| self.explain(db, "following foreign keys", e))?;
-        if let Some(first) = consequences.forbidden.first() {
-            let more = consequences.forbidden.len() - 1;
-            return self.refuse(if more > 0 { format!("{first} (and {more} more such references)") } else { first.clone() });
-        }
-        for note in &consequences.notes {
-            self.notes.insert(note.clone(), 1);
-        }
-        for (name, rows) in &consequences.unlinked {
-            self.unlink(db, name, rows, expected)?;
-        }
-        let cascaded = consequences.cascaded.iter().map(|(name, keys)| (name, keys.iter().map(|k| (k, None)).collect::<Vec<_>>()));
-        let decided = names.iter().filter_map(|n| Some((n, work.get(n)?.deletes.iter().map(|(k, c)| (k, Some(*c))).collect::<Vec<_>>())));
-        for (name, keys) in cascaded.chain(decided).filter(|(_, keys)| !keys.is_empty()) {
-            let (table, shape) = self.shape(name)?;
-            let mut followers = Follower::all(self.schema, table)?;
-            let sql = format!("DELETE FROM {} WHERE {}", shape.from, shape.is_key(1));
-            let doing = format!("deleting rows of table {}", table.name);
-            let run = |followers: &mut Vec<Follower>| -> rusqlite::Result<u64> {
-                let c = db.connection();
-                let mut n = 0;
-                for (key, _) in &keys {
-                    for f in followers.iter_mut() {
-                        f.take_out(c, &shape, key, false)?;
-                    }
-                    if let Some(parts) = shape.parts(key) {
-                        n += c.prepare_cached(&sql)?.execute(params_from_iter(parts))? as u64;
-                    }
-                }
-                Ok(n)
-            };
-            let n = run(&mut followers).map_err(|e| self.explain(db, &doing, e))?;
-            if n != keys.len() as u64 && !self.uses_triggers(names) {
-                return self.refuse(format!("rows of table {} that were decided about are not there", table.name));
-            }
-            self.expect(expected, table, keys.iter().map(|(k, _)| *k), true);
-            self.touched_fts.extend(followers.iter().map(|f| f.name().to_ascii_lowercase()));
-            if table.full_text.is_some() {
-                self.touched_fts.insert(name.clone());
-            }
-            for (_, collection) in &keys {
-                match collection {
-                    Some(c) => *self.applied.deleted.entry(*c).or_default() += 1,
-                    None => self.note(format!("rows of table {name} went with the rows that they belong to (ON DELETE CASCADE)"), 1),
-                }
-            }
-            self.note_triggers(name);
-        }
-        Ok(())
-    }
-
-    fn unlink(
-        &mut self,
-        db: &Database,
-        name: &str,
-        rows: &BTreeMap<RecordKey, BTreeMap<String, Unlink>>,
-        expected: &mut HashMap<String, HashMap<i64, bool>>,
-    ) -> Result<()> {
-        let (table, shape) = self.shape(name)?;
-        let mut followers = Follower::all(self.schema, table)?;
-        let doing = format!("cutting references of table {}", table.name);
-        for (key, columns) in rows {
-            for f in &mut followers {
-                f.take_out(db.connection(), &shape, key, true).map_err(|e| self.explain(db, &doing, e))?;
-            }
-            let values: Vec<(String, Reference)> = columns.iter().map(|(c, u)| (c.clone(), Reference::Unlink(*u))).collect();
-            foreign::set_references(db.connection(), table, key, &values)?.map_err(|e| self.explain(db, &doing, e))?;
-        }
-        for f in &mut followers {
-            f.put_back(db.connection(), &shape).map_err(|e| self.explain(db, &doing, e))?;
-        }
-        self.touched_fts.extend(followers.iter().map(|f| f.name().to_ascii_lowercase()));
-        self.expect(expected, table, rows.keys(), false);
-        self.note(format!("references of table {name} were cut (ON DELETE SET NULL or SET DEFAULT)"), rows.len() as u64);
-        self.note_triggers(name);
-        Ok(())
-    }
-
-    fn expect<'k>(
-        &self,
-        expected: &mut HashMap<String, HashMap<i64, bool>>,
-        table: &Table,
-        keys: impl Iterator<Item = &'k RecordKey>,
-        deleted: bool,
-    ) {
-        let rows = expected.entry(table.name.to_ascii_lowercase()).or_default();
-        for key in keys {
-            if let RecordKey::Row(id) = key {
-                *rows.entry(*id).or_default() |= deleted;
-            }
-        }
-    }
-
-    /// Samples of index keys that `ANALYZE` took are copies of values.
-    fn statistics(&mut self, db: &Database, expected: &HashMap<String, HashMap<i64, bool>>) -> Result<()> {
-        let c = db.connection();
-        let run = || -> rusqlite::Result<u64> {
-            let mut n = 0;
-            for stat in ["sqlite_stat3", "sqlite_stat4"] {
-                let exists: i64 = c.query_row("SELECT count(*) FROM main.sqlite_schema WHERE name = ?1", [stat], |r| r.get(0))?;
-                if exists > 0 {
-                    for table in expected.keys() {
-                        n += c.execute(&format!("DELETE FROM main.{stat} WHERE tbl = ?1 COLLATE NOCASE"), [table])? as u64;
-                    }
-                }
-            }
-            Ok(n)
-        };
-        let n = run().map_err(|e| self.explain(db, "deleting samples of index keys", e))?;
-        self.note("samples of index keys deleted (ANALYZE makes new ones)".into(), n);
-        Ok(())
-    }
-
-    /// Compares what SQLite says it changed with what was meant to change.
-    fn account(&mut self, log: &Log, expected: &HashMap<String, HashMap<i64, bool>>, triggers: bool) -> Result<()> {
-        let log = log.lock().unwrap_or_else(PoisonError::into_inner);
-        let empty = HashMap::new();
-        for (name, rows) in log.iter() {
-            if name.starts_with("sqlite_") || self.is_shadow_of_touched(name) {
-                continue;
-            }
-            let meant = expected.get(name).unwrap_or(&empty);
-            let extra = rows.iter().filter(|(row, deleted)| meant.get(row) != Some(deleted)).count();
-            if extra > 0 && !triggers {
-                return self.refuse(format!("{extra} rows of table {name} changed that nothing had decided about"));
-            }
-            if extra > 0 {
-                *self.notes.entry(format!("more rows of table {name} were changed by triggers that the data map allows")).or_default() +=
-                    extra as u64;
-            }
-        }
-        for (name, rows) in expected {
-            let table = table_of(self.schema, name)?;
-            let seen = log.get(name).unwrap_or(&empty);
-            if table.kind == TableKind::Rowid && rows.keys().any(|r| !seen.contains_key(r)) {
-                return self.refuse(format!("rows of table {name} that were decided about did not change"));
-            }
-        }
-        Ok(())
-    }
-
-    fn is_shadow_of_touched(&self, name: &str) -> bool {
-        self.touched_fts.iter().any(|f| name.strip_prefix(f.as_str()).is_some_and(|rest| rest.starts_with('_')))
-            && self.schema.table(name).is_none_or(|t| t.kind == TableKind::Shadow)
-    }
-}
-
-/// A row that refers to a key which is rewritten.
-struct Dependent<'s> {
-    child: &'s Table,
-    row: RecordKey,
-    key: &'s ForeignKey,
-    parent: RecordKey,
-}
-
-/// Row id, name, table, root page and text of a trigger in the schema.
-struct StoredTrigger(i64, String, String, i64, String);
 
 /// Whether a row exists.
 pub(super) fn exists(db: &Connection, shape: &RowShape, key: &RecordKey) -> rusqlite::Result<bool> {

@@ -1,10 +1,12 @@
 //! Looking at an edited database as a stranger would: on a fresh connection, after the scrub, before anything is given back.
 
-use super::apply::{Work, exists, reopen};
-use super::editor::SqliteEditor;
+use super::apply::{exists, reopen};
+use super::editor::{SqliteEditor, is_missing_extension};
 use super::overlay::Overlay;
 use super::pages::{Btree, Kind};
 use super::rows::RowShape;
+use super::schema::{Schema, quote};
+use super::transaction::Work;
 use super::{Image, read_page};
 use crate::{Error, Result};
 use rusqlite::Connection;
@@ -30,12 +32,12 @@ pub(super) fn after_edit(editor: &SqliteEditor<'_>, work: &BTreeMap<String, Work
         notes.push("checked: every written page (the database is too large to be checked as a whole each time)".into());
         return Ok(());
     }
-    let after = problems(db.connection()).map_err(db.explain("checking the database"))?;
+    let after = problems(db.connection(), &editor.schema).map_err(db.explain("checking the database"))?;
     if !after.is_empty() {
         // What was wrong before the edit is not its doing.
         let base = Arc::new(Mutex::new(Overlay::new(editor.content.clone(), &editor.limits)?));
         let base = super::connect::for_reading_base(&base, &editor.limits)?;
-        let before = problems(base.connection()).map_err(base.explain("checking the database"))?;
+        let before = problems(base.connection(), &editor.schema).map_err(base.explain("checking the database"))?;
         if let Some(new) = after.difference(&before).next() {
             return Err(broken(format!("sqlite finds it damaged: {new}")));
         }
@@ -46,11 +48,27 @@ pub(super) fn after_edit(editor: &SqliteEditor<'_>, work: &BTreeMap<String, Work
 }
 
 /// Findings of SQLite's own check. It names tables, indexes, row ids and pages, not values.
-fn problems(db: &Connection) -> rusqlite::Result<BTreeSet<String>> {
-    let mut statement = db.prepare("PRAGMA integrity_check(1000)")?;
-    let rows = statement.query_map([], |r| r.get::<_, String>(0))?;
-    let all: BTreeSet<String> = rows.collect::<rusqlite::Result<_>>()?;
-    Ok(all.into_iter().filter(|t| t != "ok").collect())
+/// Where the schema needs an extension that is not here, tables are checked one by one and what needs it is left out.
+fn problems(db: &Connection, schema: &Schema) -> rusqlite::Result<BTreeSet<String>> {
+    let run = |what: &str| -> rusqlite::Result<BTreeSet<String>> {
+        let mut statement = db.prepare(&format!("PRAGMA integrity_check({what})"))?;
+        let rows = statement.query_map([], |r| r.get::<_, String>(0))?;
+        let all: BTreeSet<String> = rows.collect::<rusqlite::Result<_>>()?;
+        Ok(all.into_iter().filter(|t| t != "ok").collect())
+    };
+    match run("1000") {
+        Err(error) if is_missing_extension(&error) => {}
+        other => return other,
+    }
+    let mut out = BTreeSet::new();
+    for table in schema.tables().filter(|t| t.root > 0) {
+        match run(&quote(&table.name)) {
+            Ok(found) => out.extend(found),
+            Err(error) if is_missing_extension(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(out)
 }
 
 /// Every written page that is a b-tree page parses as one.
@@ -60,6 +78,7 @@ fn parse_written(editor: &SqliteEditor<'_>) -> Result<()> {
     let (mut buf, mut tree) = (vec![0; header.page], Btree::default());
     for no in overlay.written().into_iter().filter(|no| *no <= header.pages && !header.is_pointer_map(*no)) {
         read_page(&*overlay, &header, no, &mut buf)?;
+        header.check_reserved(no, &buf).map_err(|b| b.at(&overlay.path()))?;
         let flag = buf.get(if no == 1 { super::pages::HEADER } else { 0 }).copied();
         if no == 1 || flag.and_then(Kind::of).is_some() {
             tree.parse(&buf, no, &header).map_err(|b| b.at(&overlay.path()))?;

@@ -3,16 +3,16 @@
 //! Finding goes by identity blocks where they cover the probe (row ids → rows → confirmed with the full token), by an index or a scan
 //! where they do not. [`apply`](super::apply) changes rows, [`emit`](super::emit) gives back the runs that differ.
 
-use super::Image;
 use super::apply;
 use super::connect;
 use super::emit;
 use super::overlay::{Limits, Overlay};
-use super::pages::{Bad, Header};
+use super::pages::Header;
 use super::rows::{RowShape, by_name, field, from_sql};
 use super::schema::{Affinity, Schema, Table, TableKind};
 use super::scrub::free_pages;
 use super::vfs::Database;
+use super::{Image, read_page};
 use crate::datamap::{Collection, DataMap, Normalize, Probe, TokenKey, Tokens, Value};
 use crate::format::{Applied, Disposition, EntryContent, EntryEditor, Found, Mentions, NewPiece, RecordKey};
 use crate::{Error, Result};
@@ -35,6 +35,7 @@ pub struct SqliteEditor<'k> {
     pub(super) db: Option<Database>,
     returned: HashSet<(usize, RecordKey)>,
     fell_back: bool,
+    missing: BTreeSet<String>,
     pub(super) changed: bool,
 }
 
@@ -49,11 +50,9 @@ impl<'k> SqliteEditor<'k> {
         let overlay = Overlay::new(content.clone(), &limits)?;
         let base = overlay.base_header().clone();
         if base.reserved != 0 {
-            return Err(Bad {
-                page: 0,
-                what: "its pages have reserved bytes (a checksum or encryption extension), so it cannot be edited here",
-            }
-            .at(&path));
+            let mut first = vec![0; base.page];
+            read_page(&overlay, &base, 1, &mut first)?;
+            base.check_reserved(1, &first).map_err(|b| b.at(&path))?;
         }
         let free_before = if content.scrubbed() && content.pieces() > 0 { free_pages(&overlay, &base)? } else { BTreeSet::new() };
         let overlay = Arc::new(Mutex::new(overlay));
@@ -79,7 +78,20 @@ impl<'k> SqliteEditor<'k> {
         schema: Schema,
     ) -> SqliteEditor<'k> {
         let returned = HashSet::new();
-        SqliteEditor { content, key, limits, overlay, base, free_before, schema, db, returned, fell_back: false, changed: false }
+        SqliteEditor {
+            content,
+            key,
+            limits,
+            overlay,
+            base,
+            free_before,
+            schema,
+            db,
+            returned,
+            fell_back: false,
+            missing: BTreeSet::new(),
+            changed: false,
+        }
     }
 
     /// The database's schema.
@@ -224,7 +236,9 @@ fn indexable(table: &Table, columns: &[String], norms: &[Normalize], wanted: &dy
 /// Whether SQLite lacks a collation, function or module that the schema uses.
 pub(super) fn is_missing_extension(error: &rusqlite::Error) -> bool {
     let text = error.to_string();
-    ["no such collation", "no such function", "no such module", "no such tokenizer"].iter().any(|m| text.contains(m))
+    ["no such collation", "no such function", "unknown function", "no such module", "no such tokenizer", "vtable constructor failed"]
+        .iter()
+        .any(|m| text.contains(m))
 }
 
 /// Names of a probe's columns as the table has them, and how each is normalised; `None` when the table lacks one of them.
@@ -250,8 +264,15 @@ impl EntryEditor for SqliteEditor<'_> {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        let Some(table) = self.table(named)? else { return Ok(Vec::new()) };
-        let Some((columns, norms)) = probe_columns(table, probe) else { return Ok(Vec::new()) };
+        let Some(table) = self.table(named)? else {
+            self.missing.insert(format!("table {}", named.table));
+            return Ok(Vec::new());
+        };
+        let Some((columns, norms)) = probe_columns(table, probe) else {
+            let names: Vec<&str> = probe.fields.iter().filter(|(f, _)| table.column(f).is_none()).map(|(f, _)| f.as_str()).collect();
+            self.missing.insert(format!("column {} of table {}", names.join(", "), named.table));
+            return Ok(Vec::new());
+        };
         let shape = RowShape::of(table)?;
         let candidates = match self.by_marks(named, probe, wanted)? {
             Some(rows) => (rows.into_iter().map(RecordKey::Row).collect(), false),
@@ -327,6 +348,10 @@ impl EntryEditor for SqliteEditor<'_> {
 
     fn fell_back(&self) -> bool {
         self.fell_back
+    }
+
+    fn missing(&self) -> Vec<String> {
+        self.missing.iter().cloned().collect()
     }
 }
 

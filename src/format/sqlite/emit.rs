@@ -1,7 +1,7 @@
 //! Giving back what an edit changed: the runs whose bytes differ, each with a fresh identity block.
 
 use super::editor::SqliteEditor;
-use super::marks::{Layout, block, locate};
+use super::marks::{Layout, Owners, block};
 use super::overlay::Overlay;
 use super::pages::{Btree, Header, Kind};
 use super::scrub::{ScrubPlan, Scrubbed};
@@ -36,6 +36,7 @@ pub(super) fn emit(mut editor: SqliteEditor<'_>, out: &mut dyn FnMut(NewPiece) -
         None => overlay.touched_runs().into_iter().collect(),
         Some(_) => (0..overlay.runs()).collect(),
     };
+    let mut owners = Owners::default();
     for index in runs {
         let mut bytes = overlay.run(index)?;
         if let Some(plan) = &mut plan
@@ -47,7 +48,7 @@ pub(super) fn emit(mut editor: SqliteEditor<'_>, out: &mut dyn FnMut(NewPiece) -
             continue;
         }
         let marks = match &layout {
-            Some(layout) => run_marks(&overlay, &header, layout, index, &bytes, editor.key)?,
+            Some(layout) => run_marks((&*overlay, &header), layout, &mut owners, index, &bytes, editor.key)?,
             None => None,
         };
         let at = usize::try_from(index).unwrap_or(usize::MAX).min(pieces);
@@ -62,7 +63,14 @@ pub(super) fn emit(mut editor: SqliteEditor<'_>, out: &mut dyn FnMut(NewPiece) -
 
 /// The identity block of a run that an edit changed. Whose rows a leaf page holds is found by descending from the covered tables'
 /// roots to the page's first row: the few inner pages on the way were mostly read by the edit already.
-fn run_marks(image: &Overlay, header: &Header, layout: &Layout, index: u64, run: &[u8], key: &TokenKey) -> Result<Option<Marks>> {
+fn run_marks(
+    (image, header): (&Overlay, &Header),
+    layout: &Layout,
+    owners: &mut Owners,
+    index: u64,
+    run: &[u8],
+    key: &TokenKey,
+) -> Result<Option<Marks>> {
     let mut rows = Vec::new();
     let mut tree = Btree::default();
     let free_flag = |page: &[u8], no: u32| page.get(if no == 1 { super::pages::HEADER } else { 0 }).copied().and_then(Kind::of);
@@ -74,7 +82,7 @@ fn run_marks(image: &Overlay, header: &Header, layout: &Layout, index: u64, run:
         tree.parse(page, no, header).map_err(|b| b.at(&image.path()))?;
         let Some(first) = tree.cells.first().map(|c| c.rowid) else { continue };
         for root in layout.roots() {
-            if locate(image, header, root, first)? == Some(no) {
+            if owners.locate(image, header, root, first)? == Some(no) {
                 rows.extend(layout.rows_of_page(image, header, no, page, root, key)?);
                 break;
             }

@@ -35,34 +35,62 @@ fn fits(parent: &Table, key: &ForeignKey) -> bool {
     !key.columns.is_empty() && key.columns.iter().all(|(_, to)| parent.column(to).is_some())
 }
 
-/// Rows of `child` that refer through `key` to the `parent` rows with these keys.
+/// Tells, without reading the child table, which of its rows may refer to the parents; `None` where only a search can tell.
+pub type Narrow<'n> = dyn Fn(&Reference<'_>, &[RecordKey]) -> crate::Result<Option<BTreeSet<i64>>> + 'n;
+
+/// A foreign key with both of its tables.
+pub struct Reference<'s> {
+    /// The table that refers.
+    pub child: &'s Table,
+    /// How.
+    pub key: &'s ForeignKey,
+    /// The table that is referred to.
+    pub parent: &'s Table,
+}
+
+/// Rows of the child that refer to the parent rows with these keys.
 pub fn children(
     db: &Connection,
-    (child, key): (&Table, &ForeignKey),
-    parent: &Table,
-    parents: &mut dyn Iterator<Item = &RecordKey>,
+    reference: &Reference<'_>,
+    parents: &[RecordKey],
+    narrow: &Narrow<'_>,
 ) -> crate::Result<rusqlite::Result<Vec<RecordKey>>> {
+    let Reference { child, key, parent } = reference;
     let (shape, of_parent) = (RowShape::of(child)?, RowShape::of(parent)?);
-    Ok(query_children(db, &shape, key, parent, &of_parent, parents))
+    let columns: Vec<String> = key.columns.iter().map(|(from, _)| from.clone()).collect();
+    // Without an index on the reference, all of the table would have to be read: the identity blocks may save that.
+    let only = match child.is_indexed(&columns) || !shape.by_rowid {
+        true => None,
+        false => narrow(reference, parents)?,
+    };
+    if only.as_ref().is_some_and(BTreeSet::is_empty) {
+        return Ok(Ok(Vec::new()));
+    }
+    Ok(query_children(db, (&shape, key), (parent, &of_parent), parents, only))
 }
 
 fn query_children(
     db: &Connection,
-    shape: &RowShape,
-    key: &ForeignKey,
-    parent: &Table,
-    of_parent: &RowShape,
-    parents: &mut dyn Iterator<Item = &RecordKey>,
+    (shape, key): (&RowShape, &ForeignKey),
+    (parent, of_parent): (&Table, &RowShape),
+    parents: &[RecordKey],
+    only: Option<BTreeSet<i64>>,
 ) -> rusqlite::Result<Vec<RecordKey>> {
     let names: Vec<String> = (0..of_parent.keys.len()).map(|i| format!("k{i}")).collect();
-    db.execute_batch(&format!("DROP TABLE IF EXISTS temp.reseal_parents; CREATE TEMP TABLE reseal_parents({})", names.join(", ")))?;
+    db.execute_batch(&format!(
+        "DROP TABLE IF EXISTS temp.reseal_parents; CREATE TEMP TABLE reseal_parents({});
+         DROP TABLE IF EXISTS temp.reseal_only; CREATE TEMP TABLE reseal_only(id INTEGER PRIMARY KEY)",
+        names.join(", ")
+    ))?;
     {
         let places = vec!["?"; names.len()].join(", ");
         let mut insert = db.prepare(&format!("INSERT INTO temp.reseal_parents VALUES({places})"))?;
-        for k in parents {
-            if let Some(parts) = of_parent.parts(k) {
-                insert.execute(params_from_iter(parts))?;
-            }
+        for parts in parents.iter().filter_map(|k| of_parent.parts(k)) {
+            insert.execute(params_from_iter(parts))?;
+        }
+        let mut insert = db.prepare("INSERT INTO temp.reseal_only VALUES(?1)")?;
+        for id in only.iter().flatten() {
+            insert.execute([id])?;
         }
     }
     // Compared as the parent's key compares (its collation; affinities follow from the columns).
@@ -75,7 +103,7 @@ fn query_children(
     let on: Vec<String> = of_parent.keys.iter().zip(&names).map(|(k, n)| format!("p.{k} = g.{n}")).collect();
     let keys: Vec<String> = shape.keys.iter().map(|k| format!("c.{k}")).collect();
     let tuple = |v: &[String]| if v.len() == 1 { v.join("") } else { format!("({})", v.join(", ")) };
-    let sql = format!(
+    let mut sql = format!(
         "SELECT {} FROM {} AS c WHERE {} IN (SELECT {} FROM temp.reseal_parents AS g CROSS JOIN {} AS p WHERE {})",
         keys.join(", "),
         shape.from,
@@ -84,6 +112,9 @@ fn query_children(
         of_parent.from,
         on.join(" AND ")
     );
+    if only.is_some() {
+        sql += &format!(" AND {} IN (SELECT id FROM temp.reseal_only)", keys.join(""));
+    }
     let mut statement = db.prepare(&sql)?;
     let mut rows = statement.query([])?;
     let mut out = Vec::new();
@@ -99,6 +130,7 @@ pub fn follow(
     schema: &Schema,
     gone: &BTreeMap<String, BTreeSet<RecordKey>>,
     kept: &BTreeMap<String, BTreeSet<RecordKey>>,
+    narrow: &Narrow<'_>,
 ) -> crate::Result<rusqlite::Result<Consequences>> {
     let mut out = Consequences::default();
     let mut all = gone.clone();
@@ -107,12 +139,13 @@ pub fn follow(
     let mut unlink: Vec<(String, RecordKey, ForeignKey)> = Vec::new();
     while let Some((name, keys)) = todo.pop() {
         let Some(parent) = schema.table(&name).filter(|_| !keys.is_empty()) else { continue };
+        let keys: Vec<RecordKey> = keys.into_iter().collect();
         for (child, key) in schema.children(&parent.name) {
             if !matches!(child.kind, TableKind::Rowid | TableKind::WithoutRowid) || !fits(parent, key) {
                 out.notes.insert(format!("a foreign key of table {} does not fit table {} and was not followed", child.name, parent.name));
                 continue;
             }
-            let found = match children(db, (child, key), parent, &mut keys.iter())? {
+            let found = match children(db, &Reference { child, key, parent }, &keys, narrow)? {
                 Ok(found) => found,
                 Err(error) => return Ok(Err(error)),
             };
@@ -163,7 +196,7 @@ pub fn set_references(
     db: &Connection,
     table: &Table,
     key: &RecordKey,
-    values: &[(String, Reference)],
+    values: &[(String, NewReference)],
 ) -> crate::Result<rusqlite::Result<usize>> {
     let shape = RowShape::of(table)?;
     let Some(parts) = shape.parts(key) else { return Ok(Ok(0)) };
@@ -171,12 +204,12 @@ pub fn set_references(
     let mut bound: Vec<KeyPart> = Vec::new();
     for (column, value) in values {
         let value = match value {
-            Reference::Unlink(Unlink::Null) => "NULL".to_string(),
-            Reference::Unlink(Unlink::Default) => match table.column(column).and_then(|c| c.default.as_ref()) {
+            NewReference::Unlink(Unlink::Null) => "NULL".to_string(),
+            NewReference::Unlink(Unlink::Default) => match table.column(column).and_then(|c| c.default.as_ref()) {
                 Some(sql) => format!("({sql})"),
                 None => "NULL".to_string(),
             },
-            Reference::To(part) => {
+            NewReference::To(part) => {
                 bound.push(part.clone());
                 format!("?{}", bound.len())
             }
@@ -190,7 +223,7 @@ pub fn set_references(
 
 /// What a reference column is set to.
 #[derive(Debug, Clone)]
-pub enum Reference {
+pub enum NewReference {
     /// It leads nowhere any more.
     Unlink(Unlink),
     /// It follows its parent.

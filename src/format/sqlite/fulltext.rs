@@ -128,24 +128,47 @@ pub fn check_editable(table: &Table) -> Result<()> {
     }
 }
 
-/// Rewrites the indexes of these full-text tables so that no word of a deleted row stays, and lets each check itself.
-pub fn settle(db: &Connection, schema: &Schema, touched: &BTreeSet<String>) -> rusqlite::Result<()> {
+/// Whether an FTS5 table deletes in place (`secure-delete`), and, with `set`, changes that. Deleting in place leaves beginnings of words
+/// in the index's directory, which merging does not rewrite, so it is off while an edit deletes.
+pub fn in_place_deletes(db: &Connection, table: &Table, set: Option<bool>) -> rusqlite::Result<bool> {
+    if table.full_text.as_ref().is_none_or(|f| f.module != "fts5") {
+        return Ok(false);
+    }
+    let config = quote(&format!("{}_config", table.name));
+    let on: i64 = db.query_row(&format!("SELECT count(*) FROM main.{config} WHERE k = 'secure-delete' AND v <> 0"), [], |r| r.get(0))?;
+    if let Some(set) = set
+        && set != (on > 0)
+    {
+        let fts = quote(&table.name);
+        db.execute(&format!("INSERT INTO main.{fts}({fts}, rank) VALUES('secure-delete', ?1)"), [set])?;
+    }
+    Ok(on > 0)
+}
+
+/// Rewrites the indexes of these full-text tables so that no word of a deleted row stays, and lets each check itself. Those in
+/// `in_place` delete in place again afterwards.
+pub fn settle(db: &Connection, schema: &Schema, touched: &BTreeSet<String>, in_place: &BTreeSet<String>) -> rusqlite::Result<()> {
     for name in touched {
         let Some(table) = schema.table(name) else { continue };
         let Some(settings) = &table.full_text else { continue };
         let fts = quote(&table.name);
         let run = |command: &str| db.execute(&format!("INSERT INTO main.{fts}({fts}) VALUES('{command}')"), []).map(|_| ());
-        // With `secure-delete` an index edits its segments in place, which leaves beginnings of words in its directory.
-        let config = quote(&format!("{}_config", table.name));
-        let in_place = settings.module == "fts5"
-            && db
-                .query_row(&format!("SELECT count(*) FROM main.{config} WHERE k = 'secure-delete' AND v <> 0"), [], |r| r.get::<_, i64>(0))
-                .is_ok_and(|n| n > 0);
-        run(if in_place { "rebuild" } else { "optimize" })?;
+        run("optimize")?;
+        if in_place.contains(name) {
+            in_place_deletes(db, table, Some(true))?;
+        }
         // FTS3/4 compare with the content table, which may have been out of step before.
         if settings.module == "fts5" || settings.content == FtsContent::Own {
             run("integrity-check")?;
         }
+    }
+    Ok(())
+}
+
+/// Makes these indexes anew from their content.
+pub fn rebuild(db: &Connection, names: &BTreeSet<String>) -> rusqlite::Result<()> {
+    for fts in names.iter().map(|n| quote(n)) {
+        db.execute(&format!("INSERT INTO main.{fts}({fts}) VALUES('rebuild')"), [])?;
     }
     Ok(())
 }

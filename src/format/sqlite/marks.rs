@@ -3,17 +3,18 @@
 //!
 //! A run's block holds the rows whose cells lie on the run's own pages (a row's payload may spill onto pages of other runs).
 
-use super::pages::{Bad, Btree, Header, Kind};
-use super::record::columns;
+use super::pages::{Bad, Btree, Header, Kind, TextEncoding};
+use super::record::{self, Spans};
 use super::schema::{Generated, Schema, Table, TableKind, quote};
 use super::scrub::{SchemaPages, ScrubPlan, Scrubbed, Tag, schema_pages};
 use super::vfs::{Database, Medium};
 use super::{Image, RUN};
-use crate::datamap::{DataMap, Normalize, TokenKey, Value};
+use crate::datamap::{DataMap, Normalize, Token, TokenKey, Value};
 use crate::format::{MarkRow, Marks};
 use crate::{Error, Result};
 use rusqlite::Connection;
 use std::cell::RefCell;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
@@ -196,9 +197,10 @@ impl Layout {
             if tree.kind() != Some(Kind::TableLeaf) {
                 return Err(Bad { page: no, what: "not a page of rows" }.at(&image.path()));
             }
+            let mut spans = Spans::new();
             for cell in &tree.cells {
-                let values = columns(image, header, no, page, cell, &rows.want)?;
-                rows.tokens(cell.rowid, &values, key, &mut out);
+                let payload = record::locate(image, header, (no, page), cell, &rows.want, &mut spans)?;
+                rows.tokens(cell.rowid, &payload, &spans, header.encoding, key, &mut out);
             }
             Ok(())
         };
@@ -233,24 +235,24 @@ fn read_or<T>(read: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
 }
 
 impl TableRows {
-    fn tokens(&self, rowid: i64, values: &[Option<Value<'static>>], key: &TokenKey, out: &mut Vec<MarkRow>) {
-        let value = |source: &Source| -> Value<'static> {
+    fn tokens(&self, rowid: i64, payload: &[u8], spans: &Spans, encoding: TextEncoding, key: &TokenKey, out: &mut Vec<MarkRow>) {
+        let value = |source: &Source| -> Value<'_> {
             match source {
                 Source::RowId => Value::Integer(rowid),
-                Source::Column(at, default) => values.get(*at).and_then(Option::as_ref).unwrap_or(default).clone(),
+                Source::Column(at, default) => match spans.get(*at) {
+                    Some(Some(span)) => record::decode(payload, *span, encoding),
+                    _ => default.clone(),
+                },
             }
         };
         for probe in &self.probes {
+            let row = |token: Token| MarkRow { probe: probe.index, record: rowid, token: token.short() };
             if let ([only], [norm]) = (probe.fields.as_slice(), probe.norms.as_slice()) {
-                out.extend(key.of_value(&value(only), *norm).map(|t| MarkRow { probe: probe.index, record: rowid, token: t.short() }));
+                out.extend(key.of_value(&value(only), *norm).map(row));
                 continue;
             }
-            let fields: Vec<Vec<Value<'static>>> = probe.fields.iter().map(|f| vec![value(f)]).collect();
-            out.extend(key.of_fields(&fields, &probe.norms).into_iter().map(|t| MarkRow {
-                probe: probe.index,
-                record: rowid,
-                token: t.short(),
-            }));
+            let fields: Vec<Vec<Value<'_>>> = probe.fields.iter().map(|f| vec![value(f)]).collect();
+            out.extend(key.of_fields(&fields, &probe.norms).into_iter().map(row));
         }
     }
 }
@@ -281,6 +283,17 @@ fn parse_key(key: &str, table: &Table) -> Option<Vec<(String, Normalize)>> {
         })
     }
     fields(strip_scope(key, &table.name)?, table)
+}
+
+/// The number of the covered probe that reads exactly these columns of a table, as they are.
+pub(super) fn covering(covers: &[String], table: &Table, columns: &[&str]) -> Option<u16> {
+    let fits = |key: &String| {
+        parse_key(key, table).is_some_and(|fields| {
+            fields.len() == columns.len()
+                && fields.iter().zip(columns).all(|((f, n), c)| f.eq_ignore_ascii_case(c) && *n == Normalize::default())
+        })
+    };
+    covers.iter().position(fits).and_then(|i| u16::try_from(i).ok())
 }
 
 /// The value that SQLite gives for a column to rows that were written before it was added.
@@ -476,26 +489,58 @@ pub fn cut(
     Cut::plan(image, map, collections, key)?.stream(out)
 }
 
-/// Finds the leaf page of a table on which a row id belongs, by descending from the root.
-pub(super) fn locate(image: &dyn Image, header: &Header, root: u32, rowid: i64) -> Result<Option<u32>> {
-    let mut no = root;
-    let mut buf = vec![0; header.page];
-    let mut tree = Btree::default();
-    for _ in 0..64 {
-        if no < 1 || no > header.pages {
-            return Ok(None);
-        }
-        super::read_page(image, header, no, &mut buf)?;
-        tree.parse(&buf, no, header).map_err(|b| b.at(&image.path()))?;
-        match tree.kind() {
-            Some(Kind::TableLeaf) => return Ok(Some(no)),
-            Some(Kind::TableInterior) => {
-                let at = tree.cells.partition_point(|c| c.rowid < rowid);
-                let Some(child) = tree.children.get(at) else { return Ok(None) };
-                no = *child;
+/// Tells which table a leaf page belongs to, by looking up the page's first row in each table that is in question.
+/// Inner pages are parsed once; leaves are not read for it (all leaves of a table are equally deep).
+#[derive(Default)]
+pub(super) struct Owners {
+    /// Levels above the leaves, by root page.
+    depths: HashMap<u32, u32>,
+    /// Keys and children of inner pages.
+    inner: HashMap<u32, (Vec<i64>, Vec<u32>)>,
+}
+
+impl Owners {
+    /// The leaf page of a table on which this row id belongs.
+    pub(super) fn locate(&mut self, image: &dyn Image, header: &Header, root: u32, rowid: i64) -> Result<Option<u32>> {
+        let depth = match self.depths.get(&root) {
+            Some(depth) => *depth,
+            None => {
+                let (mut depth, mut no) = (0, root);
+                while let Some((_, children)) = self.inner(image, header, no)? {
+                    let first = children.first().copied().unwrap_or(0);
+                    (depth, no) = (depth + 1, first);
+                    if depth > 64 {
+                        return Err(Bad { page: root, what: "a table without leaves" }.at(&image.path()));
+                    }
+                }
+                self.depths.insert(root, depth);
+                depth
             }
-            _ => return Ok(None),
+        };
+        let mut no = root;
+        for _ in 0..depth {
+            let Some((keys, children)) = self.inner(image, header, no)? else { return Ok(None) };
+            let Some(child) = children.get(keys.partition_point(|k| *k < rowid)) else { return Ok(None) };
+            no = *child;
         }
+        Ok(Some(no))
     }
-    Ok(None)
+
+    /// `None` for a leaf.
+    fn inner(&mut self, image: &dyn Image, header: &Header, no: u32) -> Result<Option<&(Vec<i64>, Vec<u32>)>> {
+        if let Entry::Vacant(slot) = self.inner.entry(no) {
+            if no < 1 || no > header.pages {
+                return Err(Bad { page: no, what: "does not exist, but something refers to it" }.at(&image.path()));
+            }
+            let (mut buf, mut tree) = (vec![0; header.page], Btree::default());
+            super::read_page(image, header, no, &mut buf)?;
+            tree.parse(&buf, no, header).map_err(|b| b.at(&image.path()))?;
+            if tree.kind() != Some(Kind::TableInterior) {
+                return Ok(None);
+            }
+            let keys = tree.cells.iter().map(|c| c.rowid).collect();
+            slot.insert((keys, std::mem::take(&mut tree.children)));
+        }
+        Ok(self.inner.get(&no))
+    }
 }

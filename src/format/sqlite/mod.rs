@@ -24,12 +24,14 @@ mod fulltext;
 pub mod marks;
 pub mod overlay;
 pub mod pages;
+pub mod place;
 pub mod record;
 mod rows;
 pub mod schema;
 pub mod scrub;
 pub mod snapshot;
 mod spool;
+mod transaction;
 pub mod vfs;
 
 use crate::Result;

@@ -167,6 +167,15 @@ impl Header {
         (u64::from(no) - 1) * self.page as u64
     }
 
+    /// Fails when an extension uses the page's reserved bytes: it keeps a checksum or a nonce there that depends on the other bytes.
+    /// Reserved bytes that are zero were only set aside (Apple's build of SQLite does that) and harm nobody.
+    pub fn check_reserved(&self, no: u32, page: &[u8]) -> Parsed<()> {
+        match page.get(self.usable..).is_none_or(|r| r.iter().all(|b| *b == 0)) {
+            true => Ok(()),
+            false => Err(Bad { page: no, what: "its reserved bytes are in use (a checksum or encryption extension)" }),
+        }
+    }
+
     /// The page that is never used because locks lie over its bytes.
     pub fn lock_page(&self) -> u32 {
         (1u32 << 30) / self.page as u32 + 1

@@ -56,16 +56,20 @@ fn value<'p>(serial: u64, bytes: &'p [u8], encoding: TextEncoding) -> Value<'p> 
     }
 }
 
-/// The values of the columns `want` (indices into the record, ascending) of one cell of page `no`, whose bytes are `page`.
-/// `None` stands for a column that the record does not have: it was added to the table later.
-pub fn columns(
+/// Where the wanted columns of a record lie: serial type, start and end of each; `None` for a column that the record does not have,
+/// because it was added to the table later. Reused from row to row.
+pub type Spans = Vec<Option<(u64, u64, u64)>>;
+
+/// Decodes the columns `want` (indices into the record, ascending) of one cell of page `no`, whose bytes are `page`, into `found`.
+/// Returns the payload in which they lie: the page's own bytes, or a copy where the row spills.
+pub fn locate<'p>(
     image: &dyn Image,
     header: &Header,
-    no: u32,
-    page: &[u8],
+    (no, page): (u32, &'p [u8]),
     cell: &Cell,
     want: &[usize],
-) -> Result<Vec<Option<Value<'static>>>> {
+    found: &mut Spans,
+) -> Result<Cow<'p, [u8]>> {
     let bad = |what| Bad { page: no, what }.at(&image.path());
     let local = page.get(cell.payload as usize..(cell.payload + cell.local) as usize).ok_or_else(|| bad("a cell runs past the page"))?;
     let mut fetched: Cow<'_, [u8]> = Cow::Borrowed(local);
@@ -76,28 +80,25 @@ pub fn columns(
     if head > fetched.len() as u64 {
         fetched = Cow::Owned(payload(image, header, no, local, cell, head)?);
     }
-    let spans = spans(&fetched, head, cell.len, want).map_err(bad)?;
-    let end = spans.iter().flatten().map(|(_, _, end)| *end).max().unwrap_or(0);
+    spans(&fetched, head, cell.len, want, found).map_err(bad)?;
+    let end = found.iter().flatten().map(|(_, _, end)| *end).max().unwrap_or(0);
     if end > fetched.len() as u64 {
         fetched = Cow::Owned(payload(image, header, no, local, cell, end)?);
     }
-    spans
-        .into_iter()
-        .map(|span| {
-            let Some((serial, start, end)) = span else { return Ok(None) };
-            let bytes = fetched.get(start as usize..end as usize).ok_or_else(|| bad("a record ends early"))?;
-            Ok(Some(value(serial, bytes, header.encoding).into_owned()))
-        })
-        .collect()
+    Ok(fetched)
 }
 
-/// Serial type, start and end of each wanted column.
-#[allow(clippy::type_complexity)]
-fn spans(payload: &[u8], head: u64, len: u64, want: &[usize]) -> Result<Vec<Option<(u64, u64, u64)>>, &'static str> {
+/// The value of a column that [`locate`] has found in `payload`.
+pub fn decode<'p>(payload: &'p [u8], span: (u64, u64, u64), encoding: TextEncoding) -> Value<'p> {
+    let (serial, start, end) = span;
+    value(serial, payload.get(start as usize..end as usize).unwrap_or_default(), encoding)
+}
+
+fn spans(payload: &[u8], head: u64, len: u64, want: &[usize], out: &mut Spans) -> Result<(), &'static str> {
+    out.clear();
     let types = payload.get(..head as usize).ok_or("a record's header ends early")?;
     let mut at = 0;
     varint(types, &mut at).ok_or("a record has no header")?;
-    let mut out = Vec::with_capacity(want.len());
     let mut want = want.iter().copied().peekable();
     let (mut column, mut start) = (0, head);
     while at < types.len() && want.peek().is_some() {
@@ -114,7 +115,7 @@ fn spans(payload: &[u8], head: u64, len: u64, want: &[usize]) -> Result<Vec<Opti
         start = end;
     }
     out.extend(want.map(|_| None));
-    Ok(out)
+    Ok(())
 }
 
 /// The first `upto` bytes of a cell's payload, from its page and its overflow chain.
@@ -189,7 +190,7 @@ mod tests {
         #[test]
         fn hostile_records_are_an_error_or_values(bytes in proptest::collection::vec(any::<u8>(), 1..80), len in 0u64..100) {
             if let Some(head) = varint(&bytes, &mut 0) {
-                let _ = spans(&bytes, head, len, &[0, 2, 5]);
+                let _ = spans(&bytes, head, len, &[0, 2, 5], &mut Spans::new());
             }
         }
     }

@@ -124,6 +124,8 @@ pub struct Trigger {
     pub name: String,
     /// The table (or view) whose changes fire it.
     pub table: String,
+    /// `CREATE TRIGGER …` as stored.
+    pub sql: String,
 }
 
 /// A full-text table's own settings.
@@ -271,6 +273,36 @@ impl Schema {
             .flat_map(move |t| t.foreign_keys.iter().filter(move |f| f.parent.eq_ignore_ascii_case(parent)).map(move |f| (t, f)))
     }
 
+    /// Other tables and views that a trigger names, as far as words tell.
+    pub fn named_by<'a>(&'a self, trigger: &'a Trigger) -> impl Iterator<Item = &'a Table> {
+        let words = tokens(&trigger.sql);
+        self.tables.values().filter(move |t| {
+            !t.name.eq_ignore_ascii_case(&trigger.table)
+                && t.kind != TableKind::Shadow
+                && words.iter().any(|w| w.eq_ignore_ascii_case(&t.name))
+        })
+    }
+
+    /// Full-text tables whose text is a view that names this table, directly or through other views, as far as words tell.
+    pub fn full_text_over_views_of<'a>(&'a self, table: &'a str) -> impl Iterator<Item = &'a Table> {
+        self.tables.values().filter(move |t| match &t.full_text {
+            Some(FullText { content: FtsContent::External { table: c, .. }, .. }) => {
+                self.table(c).is_some_and(|v| self.view_names(v, table, 8))
+            }
+            _ => false,
+        })
+    }
+
+    fn view_names(&self, view: &Table, table: &str, depth: u32) -> bool {
+        depth > 0
+            && view.kind == TableKind::View
+            && tokens(&view.sql).iter().any(|word| {
+                word.eq_ignore_ascii_case(table)
+                    || (!word.eq_ignore_ascii_case(&view.name)
+                        && self.table(word).is_some_and(|inner| self.view_names(inner, table, depth - 1)))
+            })
+    }
+
     /// Full-text tables whose text is this table.
     pub fn full_text_over<'a>(&'a self, table: &'a str) -> impl Iterator<Item = &'a Table> {
         self.tables.values().filter(move |t| {
@@ -293,7 +325,7 @@ fn read(db: &Connection) -> rusqlite::Result<Schema> {
         let (kind, name, table): (Option<String>, Option<String>, Option<String>) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let (Some(kind), Some(name), Some(table)) = (kind, name, table) else { continue };
         match kind.as_str() {
-            "trigger" => schema.triggers.push(Trigger { name, table }),
+            "trigger" => schema.triggers.push(Trigger { name, table, sql: row.get::<_, Option<String>>(4)?.unwrap_or_default() }),
             "table" | "view" => {
                 let root = row.get::<_, Option<u32>>(3)?.unwrap_or(0);
                 sql.insert(name.to_ascii_lowercase(), (root, row.get::<_, Option<String>>(4)?.unwrap_or_default()));

@@ -9,7 +9,7 @@
 //! then scrubbed while they stream past, in any order. A structure that does not fit fails the plan, before anything is changed.
 
 use super::pages::{Bad, Btree, Header, Kind, Parsed, trunk, wipe};
-use super::record::{chain, columns};
+use super::record::{Spans, chain, decode, locate};
 use super::{Image, read_page};
 use crate::datamap::Value;
 use crate::{Error, Result};
@@ -91,11 +91,13 @@ pub fn schema_pages(image: &dyn Image, header: &Header) -> Result<SchemaPages> {
             Some(Kind::TableInterior) => todo.extend(&tree.children),
             Some(Kind::TableLeaf) => {
                 for cell in &tree.cells {
-                    let values = columns(image, header, no, &page, cell, &[3])?;
-                    if let Some(Some(Value::Integer(root))) = values.first()
-                        && *root != 0
+                    let mut found = Spans::new();
+                    let payload = locate(image, header, (no, &page), cell, &[3], &mut found)?;
+                    if let Some(Some(span)) = found.first()
+                        && let Value::Integer(root) = decode(&payload, *span, header.encoding)
+                        && root != 0
                     {
-                        let root = u32::try_from(*root).ok().filter(|r| *r > 1 && *r <= header.pages);
+                        let root = u32::try_from(root).ok().filter(|r| *r > 1 && *r <= header.pages);
                         out.roots.push(root.ok_or_else(|| bad(no, "the schema names a root page that does not exist"))?);
                     }
                     let mut links = Vec::new();
@@ -147,10 +149,9 @@ impl ScrubPlan {
     /// overflow chains. Fails with [`Error::Format`] on any structure that does not fit; the database can then not be scrubbed.
     pub fn build(image: &dyn Image) -> Result<ScrubPlan> {
         let header = image.header()?;
-        if header.reserved != 0 {
-            // An extension keeps a checksum or a nonce there that depends on the page's other bytes.
-            return Err(Bad { page: 0, what: "its pages have reserved bytes" }.at(&image.path()));
-        }
+        let mut first = vec![0; header.page];
+        read_page(image, &header, 1, &mut first)?;
+        header.check_reserved(1, &first).map_err(|b| b.at(&image.path()))?;
         let schema = schema_pages(image, &header)?;
         let mut plan =
             ScrubPlan { tags: vec![0; header.pages as usize + 1], header, roots: schema.roots, orphans: 0, tree: Btree::default() };
@@ -292,6 +293,7 @@ impl ScrubPlan {
     /// Fails, and leaves the page as it is, where the page is not what the plan knows it to be.
     pub fn scrub_page(&mut self, no: u32, page: &mut [u8]) -> Parsed<u64> {
         let header = &self.header;
+        header.check_reserved(no, page)?;
         match Tag::unpack(self.tags.get(no as usize).copied().unwrap_or(0)) {
             tag @ (Tag::Interior | Tag::Leaf(_)) => {
                 self.tree.parse(page, no, header)?;

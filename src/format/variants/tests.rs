@@ -76,6 +76,24 @@ fn hits_say_where_and_whether_they_are_a_part_of_more() {
 }
 
 #[test]
+fn only_what_is_surely_a_letter_beside_it_makes_a_part_of_a_word() {
+    let s = search(&["ann@x.org"]);
+    for (text, inside) in [
+        ("\u{201E}ann@x.org\u{201C}", false),
+        ("éann@x.org", true),
+        ("ann@x.orgé", true),
+        (r#"{"t":"hi\nann@x.org"}"#, false),
+        (r#"{"t":"hi\u00a0ann@x.org"}"#, false),
+        ("to=%20ann@x.org", false),
+        ("hi=20ann@x.org", false),
+        ("0ann@x.org", true),
+    ] {
+        assert_eq!(s.search(text.as_bytes()).iter().any(|h| !h.inside_word), !inside, "{text}");
+    }
+    assert!(!s.search(b"\x84ann@x.org\x93")[0].inside_word);
+}
+
+#[test]
 fn base64_is_found_across_line_ends_and_told_from_its_other_cases() {
     let text = format!("{}Annabel Leigh{}", "x".repeat(47), "y".repeat(40));
     for shift in 0..3 {
@@ -165,5 +183,28 @@ proptest! {
         let s = search(&[&value]);
         s.search(&bytes);
         s.search_nested(&bytes, Limits::default());
+    }
+}
+
+#[test]
+fn a_longer_address_is_another_and_an_escape_is_no_letter() {
+    let search = VariantSearch::new(&["ann@x.org".to_string()]).unwrap();
+    let alone = |text: &str| search.search(text.as_bytes()).iter().any(|h| !h.inside_word);
+    for other in ["jo.ann@x.org", "joann@x.org", "ann@x.org.uk", "ann@x.org-old", "jo+ann@x.org", "ann@x.organic"] {
+        assert!(!alone(other), "{other}");
+        let wide: Vec<u8> = other.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert!(search.search(&wide).iter().all(|h| h.inside_word), "{other}");
+    }
+    for same in [
+        "ann@x.org",
+        "(ann@x.org).",
+        r"to:\nann@x.org",
+        r"\u0020ann@x.org",
+        "mailto%3Aann%40x.org",
+        "=20ann@x.org",
+        "a ann@x.org. Z",
+        "-ann@x.org",
+    ] {
+        assert!(alone(same), "{same}");
     }
 }

@@ -2,6 +2,9 @@
 
 mod aged;
 mod core;
+mod hard;
+mod large;
+mod real;
 mod snapshots;
 
 use super::editor::SqliteEditor;

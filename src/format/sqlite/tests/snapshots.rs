@@ -66,6 +66,26 @@ fn a_log_is_folded_in_and_the_source_stays_as_it_is() {
 }
 
 #[test]
+fn a_damaged_tail_of_a_log_is_left_out() {
+    let (dir, side) = (temp(), temp());
+    let original = side.path().join("live.db");
+    let db = Connection::open(&original).unwrap();
+    db.execute_batch("PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; CREATE TABLE t(v); INSERT INTO t VALUES('one'); INSERT INTO t VALUES('two');").unwrap();
+    let path = on_disk(dir.path(), "live.db", &std::fs::read(&original).unwrap());
+    let mut log = std::fs::read(side.path().join("live.db-wal")).unwrap();
+    let last = log.len() - 100;
+    log[last] ^= 1;
+    std::fs::write(dir.path().join("live.db-wal"), log).unwrap();
+    let image = bytes(&Snapshot::open(&path).unwrap());
+    let look = Connection::open(on_disk(side.path(), "look.db", &image)).unwrap();
+    assert_eq!(
+        look.query_row("SELECT group_concat(v) FROM t", [], |r| r.get::<_, String>(0)).unwrap(),
+        "one",
+        "as sqlite itself recovers it"
+    );
+}
+
+#[test]
 fn a_quiet_database_in_log_mode_is_left_without_side_files() {
     let dir = temp();
     let image = build(dir.path(), &format!("PRAGMA journal_mode=WAL; {ROWS}"));

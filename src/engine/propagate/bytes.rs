@@ -1,0 +1,168 @@
+//! Searching stored bytes for identities, in every encoding a value may have. Chunks that archives share are searched once and what
+//! was found in them counts for every archive.
+
+use super::{People, Scope};
+use crate::Result;
+use crate::engine::archive::OpenArchive;
+use crate::format::sqlite::pages::Header;
+use crate::format::sqlite::place::column_around;
+use crate::format::variants::{Limits, VariantSearch};
+use crate::repository::entry::{ChunkId, Entry, Role};
+use std::collections::{HashMap, HashSet};
+
+/// Entries up to this size are searched in one piece, so that what spans chunks and what is packed is seen as a whole.
+const WHOLE: u64 = 32 << 20;
+/// Bytes of the chunk before that are searched again with a chunk: longer than any form of a value.
+const OVERLAP: usize = 4096;
+
+/// (index of the value, the form it was found in).
+pub type Hit = (usize, &'static str);
+
+/// What was found in an entry.
+#[derive(Clone, Default)]
+pub struct Finds {
+    /// Each find.
+    pub hits: Vec<Hit>,
+    /// Something packed could not be searched to its end.
+    pub incomplete: bool,
+}
+
+/// A search for some people's identities.
+pub struct ByteSearch {
+    searcher: VariantSearch,
+    values: Vec<String>,
+    scope: Scope,
+    /// By chunk before (for the overlap) and chunk.
+    chunks: HashMap<(Option<ChunkId>, ChunkId), Finds>,
+    /// By the chunks of a small entry.
+    entries: HashMap<Vec<ChunkId>, Finds>,
+}
+
+impl ByteSearch {
+    /// For these people.
+    pub fn new(people: &People, scope: Scope) -> Result<ByteSearch> {
+        let values: Vec<String> = people.raw_values().into_iter().map(|(_, v)| v).collect();
+        Ok(ByteSearch { searcher: VariantSearch::new(&values)?, values, scope, chunks: HashMap::new(), entries: HashMap::new() })
+    }
+
+    /// The values.
+    pub fn values(&self) -> &[String] {
+        &self.values
+    }
+
+    /// How much is to be searched.
+    pub fn scope(&self) -> Scope {
+        self.scope
+    }
+
+    /// Values that are not distinctive enough to be searched for in bytes.
+    pub fn too_short(&self) -> &[usize] {
+        self.searcher.too_short()
+    }
+
+    /// Whether a text holds an identity as a word of its own.
+    pub fn stands_in(&self, text: &[u8]) -> bool {
+        self.searcher.search(text).iter().any(|h| !h.inside_word)
+    }
+
+    /// Searches an entry, or only some of its chunks.
+    pub fn search(&mut self, archive: &OpenArchive, entry: &Entry, only: Option<&HashSet<ChunkId>>) -> Result<Finds> {
+        let refs = archive.refs(entry)?;
+        let database = entry.mapped.as_ref().is_some_and(|m| m.format == "sqlite");
+        if database {
+            return self.database(archive, entry, &refs.iter().map(|r| r.id).collect::<Vec<_>>(), only);
+        }
+        if only.is_none() && entry.content.as_ref().is_some_and(|c| c.len() <= WHOLE) {
+            let key: Vec<ChunkId> = refs.iter().map(|r| r.id).collect();
+            if let Some(known) = self.entries.get(&key) {
+                return Ok(known.clone());
+            }
+            let mut bytes = Vec::new();
+            for r in &refs {
+                bytes.extend_from_slice(&archive.reader.read(&r.id, Role::Data)?);
+            }
+            let finds = self.plain(&bytes);
+            self.entries.insert(key, finds.clone());
+            return Ok(finds);
+        }
+        let mut out = Finds::default();
+        let mut previous: Option<ChunkId> = None;
+        for r in &refs {
+            if only.is_none_or(|o| o.contains(&r.id)) {
+                let key = (previous, r.id);
+                let finds = match self.chunks.get(&key) {
+                    Some(known) => known.clone(),
+                    None => {
+                        let mut bytes = match &previous {
+                            Some(id) => tail(&archive.reader.read(id, Role::Data)?),
+                            None => Vec::new(),
+                        };
+                        bytes.extend_from_slice(&archive.reader.read(&r.id, Role::Data)?);
+                        let finds = self.plain(&bytes);
+                        self.chunks.insert(key, finds.clone());
+                        finds
+                    }
+                };
+                out.hits.extend(finds.hits);
+                out.incomplete |= finds.incomplete;
+            }
+            previous = Some(r.id);
+        }
+        Ok(out)
+    }
+
+    fn plain(&self, bytes: &[u8]) -> Finds {
+        let nested = self.searcher.search_nested(bytes, Limits::default());
+        let inner = nested.hits.into_iter().map(|n| n.hit);
+        let hits =
+            self.searcher.search(bytes).into_iter().chain(inner).filter(|h| !h.inside_word).map(|h| (h.value_index, h.variant)).collect();
+        Finds { hits, incomplete: nested.incomplete }
+    }
+
+    /// In a database, columns stand back to back: whether a find is a word of its own is told within its column.
+    fn database(&mut self, archive: &OpenArchive, entry: &Entry, runs: &[ChunkId], only: Option<&HashSet<ChunkId>>) -> Result<Finds> {
+        let Some(first) = runs.first() else { return Ok(Finds::default()) };
+        let head = archive.reader.read(first, Role::Data)?;
+        let header = Header::parse(head.get(..100).unwrap_or_default(), entry.size).ok();
+        let mut out = Finds::default();
+        for (index, id) in runs.iter().enumerate() {
+            if only.is_some_and(|o| !o.contains(id)) {
+                continue;
+            }
+            let finds = match self.chunks.get(&(None, *id)) {
+                Some(known) => known.clone(),
+                None => {
+                    let run = archive.reader.read(id, Role::Data)?;
+                    let finds = self.run(&run, index as u64, header.as_ref());
+                    self.chunks.insert((None, *id), finds.clone());
+                    finds
+                }
+            };
+            out.hits.extend(finds.hits);
+        }
+        Ok(out)
+    }
+
+    fn run(&self, run: &[u8], index: u64, header: Option<&Header>) -> Finds {
+        let mut finds = Finds::default();
+        for hit in self.searcher.search(run) {
+            let mut real = !hit.inside_word;
+            if hit.inside_word {
+                let end = hit.offset + 1;
+                real = match header.and_then(|h| column_around(run, index, h, &(hit.offset..end))) {
+                    Some(column) => self.stands_in(run.get(column).unwrap_or_default()),
+                    // Not in a column of a live row: remains.
+                    None => true,
+                };
+            }
+            if real {
+                finds.hits.push((hit.value_index, hit.variant));
+            }
+        }
+        finds
+    }
+}
+
+fn tail(bytes: &[u8]) -> Vec<u8> {
+    bytes.get(bytes.len().saturating_sub(OVERLAP)..).unwrap_or_default().to_vec()
+}

@@ -1,0 +1,42 @@
+//! Where in a run of pages a byte range lies: SQLite stores a row's columns back to back, so whether a find is a whole word can only be told
+//! within its column.
+
+use super::RUN;
+use super::pages::{Btree, Header, varint};
+use std::ops::Range;
+
+/// The bytes of the column of a live row (or index entry) that hold `hit`, as a range of the run. `None` when it lies elsewhere: in a
+/// page's gaps, on an overflow page, or across columns.
+pub fn column_around(run: &[u8], index: u64, header: &Header, hit: &Range<usize>) -> Option<Range<usize>> {
+    let page = header.page;
+    let within = hit.start / page * page;
+    let bytes = run.get(within..within + page)?;
+    let no = u32::try_from((index * RUN as u64 + within as u64) / page as u64 + 1).ok()?;
+    let (from, to) = (hit.start - within, hit.end.checked_sub(within)?);
+    let mut tree = Btree::default();
+    tree.parse(bytes, no, header).ok()?;
+    let cell = tree.cells.iter().find(|c| (c.payload as usize) <= from && to <= (c.payload + c.local) as usize)?;
+    let local = bytes.get(cell.payload as usize..(cell.payload + cell.local) as usize)?;
+    let mut at = 0;
+    let head = usize::try_from(varint(local, &mut at)?).ok()?;
+    let types = local.get(..head)?;
+    let mut start = head;
+    while at < types.len() {
+        let serial = varint(types, &mut at)?;
+        let width = match serial {
+            0 | 8 | 9 => 0,
+            n @ 1..=4 => n,
+            5 => 6,
+            6 | 7 => 8,
+            10 | 11 => return None,
+            n => (n - 12) / 2,
+        };
+        let end = start.checked_add(usize::try_from(width).ok()?)?;
+        let base = cell.payload as usize;
+        if base + start <= from && to <= base + end {
+            return Some(within + base + start..within + base + end.min(local.len()));
+        }
+        start = end;
+    }
+    None
+}
