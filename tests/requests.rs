@@ -386,6 +386,30 @@ fn an_archive_that_was_done_in_part_stays_to_be_done() {
     assert!(!session.repo.list_sealed("requests/").unwrap().is_empty());
 }
 
+/// A request that is still being retried for an old archive has no say in what was backed up since: the person may be a customer again.
+#[test]
+fn a_retried_request_leaves_later_archives_alone() {
+    let (place, session) = place("");
+    let db = rusqlite::Connection::open(place.data("crm.db")).unwrap();
+    db.execute_batch("CREATE TABLE parcel(id INTEGER PRIMARY KEY, o INT REFERENCES orders(id)); INSERT INTO parcel SELECT id, id FROM orders").unwrap();
+    let old = night(&session, "crm").head.archive;
+    let a = ask(&place, &session, &email(7));
+    assert_eq!(propagate(&session, Scope::Changed).partial, a);
+    request::came_back(&session, &a[0], "a new contract".into()).unwrap();
+    db.execute_batch("DROP TABLE parcel").unwrap();
+    place.advance_hours(1);
+    let new = night(&session, "crm").head.archive;
+    let b = ask(&place, &session, &email(8));
+    let report = propagate(&session, Scope::Full);
+    assert_eq!((report.done.len(), report.partial.len()), (0, 2), "the old archive cannot be done: {report:#?}");
+    let outcome = |archive| report.archives.iter().find(|o| o.archive == archive).unwrap();
+    assert!(!outcome(old).left.is_empty());
+    assert_eq!((outcome(new).verification, outcome(new).left.len()), (Verdict::Pass, 0), "{:#?}", outcome(new));
+    assert_eq!(outcome(new).requests.keys().collect::<Vec<_>>(), [&b[0]]);
+    let (dir, replayed) = restored(&place, &session, &new, "new");
+    assert_eq!((traces(&dir, 7), traces(&dir, 8), replayed), ((1, 1, 1), (0, 0, 0), 0));
+}
+
 /// What one archive still has, the other one that shares the piece has too.
 #[test]
 fn what_is_left_in_a_shared_piece_is_left_in_every_archive() {

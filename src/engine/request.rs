@@ -101,7 +101,7 @@ fn open_one(
     let mut clock: Option<crate::policy::Request> = None;
     let mut deadline: Option<Timestamp> = None;
     for config in configs {
-        let dataset = session.repo.create_dataset(&config.name)?;
+        let dataset = session.create_dataset(&config.name)?;
         let tokens = ledger_tokens(&subject, &config.map, dataset.token_key());
         let known = kinds_of(&config.map);
         let tokens: Vec<_> = tokens.into_iter().filter(|t| known.contains_key(&t.kind)).collect();
