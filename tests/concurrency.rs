@@ -126,8 +126,12 @@ fn a_person_can_be_looked_for_and_archives_listed_while_a_writer_works() {
     let mut writer = shop.spawn(DUE, &["propagate"], &[]);
     let mut looked = 0;
     while writer.try_wait().unwrap().is_none() || looked == 0 {
-        for args in [&["archives", "--json"][..], &["subject", "find", "--identity-file", "identity0.yaml", "--json"], &["request", "list"], &["audit", "--check"]]
-        {
+        for args in [
+            &["archives", "--json"][..],
+            &["subject", "find", "--identity-file", "identity0.yaml", "--json"],
+            &["request", "list"],
+            &["audit", "--check"],
+        ] {
             shop.run(DUE, args).ok();
         }
         looked += 1;

@@ -391,7 +391,10 @@ fn an_archive_that_was_done_in_part_stays_to_be_done() {
 fn a_retried_request_leaves_later_archives_alone() {
     let (place, session) = place("");
     let db = rusqlite::Connection::open(place.data("crm.db")).unwrap();
-    db.execute_batch("CREATE TABLE parcel(id INTEGER PRIMARY KEY, o INT REFERENCES orders(id)); INSERT INTO parcel SELECT id, id FROM orders").unwrap();
+    db.execute_batch(
+        "CREATE TABLE parcel(id INTEGER PRIMARY KEY, o INT REFERENCES orders(id)); INSERT INTO parcel SELECT id, id FROM orders",
+    )
+    .unwrap();
     let old = night(&session, "crm").head.archive;
     let a = ask(&place, &session, &email(7));
     assert_eq!(propagate(&session, Scope::Changed).partial, a);

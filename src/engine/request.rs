@@ -149,6 +149,11 @@ pub fn step(session: &Session, id: &str, transition: Transition) -> Result<Reque
     let state = session.state()?;
     let request = state.request(id)?.clone();
     let policy = request.datasets.keys().find_map(|d| session.config.datasets.get(d)).map(|d| d.erasure.clone()).unwrap_or_default();
+    // Who approves is who acts: the audit log knows no other name.
+    let transition = match transition {
+        Transition::Approve { .. } => Transition::Approve { actor: session.actor.clone() },
+        other => other,
+    };
     let mut clock = request.clock.clone();
     clock.apply(&transition, session.now(), &policy)?;
     let request_id = request.id.clone();

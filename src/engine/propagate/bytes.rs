@@ -5,7 +5,7 @@ use super::{People, Scope};
 use crate::Result;
 use crate::engine::archive::OpenArchive;
 use crate::format::sqlite::pages::Header;
-use crate::format::sqlite::place::column_around;
+use crate::format::sqlite::place::{Place, place_of};
 use crate::format::variants::{Limits, VariantSearch};
 use crate::repository::entry::{ChunkId, Entry, Role};
 use std::collections::{HashMap, HashSet};
@@ -149,10 +149,11 @@ impl ByteSearch {
             let mut real = !hit.inside_word;
             if hit.inside_word {
                 let end = hit.offset + 1;
-                real = match header.and_then(|h| column_around(run, index, h, &(hit.offset..end))) {
-                    Some(column) => self.stands_in(run.get(column).unwrap_or_default()),
-                    // Not in a column of a live row: remains.
-                    None => true,
+                real = match header.map(|h| place_of(run, index, h, &(hit.offset..end))) {
+                    Some(Place::Column(column)) => self.stands_in(run.get(column).unwrap_or_default()),
+                    // Its neighbours are of the same value: a part of a longer word.
+                    Some(Place::Overflow) => false,
+                    Some(Place::Gap) | None => true,
                 };
             }
             if real {
