@@ -44,10 +44,12 @@ impl Harm {
         let old = std::fs::read(&path).unwrap();
         let mut bytes = old.clone();
         let len = bytes.len();
+        // Zeros may be what an erasure wiped: nobody needs them.
+        let from = |at: usize| (at..len).chain((0..at).rev()).find(|i| old[*i] != 0).unwrap_or(at);
         match self {
-            Harm::FlipFirst => bytes[0] ^= 1,
-            Harm::FlipMiddle => bytes[len / 2] ^= 0x10,
-            Harm::FlipLast => bytes[len - 1] ^= 0x80,
+            Harm::FlipFirst => bytes[from(0)] ^= 1,
+            Harm::FlipMiddle => bytes[from(len / 2)] ^= 0x10,
+            Harm::FlipLast => bytes[from(len - 1)] ^= 0x80,
             Harm::Truncate => bytes.truncate(len / 2),
             Harm::Empty => bytes.clear(),
             Harm::Garbage => bytes = blake3::hash(&old).as_bytes().iter().copied().cycle().take(len).collect(),
