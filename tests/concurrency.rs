@@ -155,24 +155,29 @@ fn an_archive_that_is_sealed_anew_under_a_readers_feet_is_read_again() {
         (shop, eraser, session)
     };
     let (s, eraser, session) = shop("restoring");
+    let erased = |eraser: &Eraser| assert!(eraser.done.load(std::sync::atomic::Ordering::SeqCst), "{}", eraser.at);
     assert!(s.restore_one(&session, id).unwrap() == *expected);
-    assert!(eraser.done.load(std::sync::atomic::Ordering::SeqCst));
-    let (s, _, session) = shop("verifying");
+    erased(&eraser);
+    let (s, eraser, session) = shop("verifying");
     assert_eq!(s.verify_all(&session).len(), 1);
-    let (s, _, session) = shop("searching");
+    erased(&eraser);
+    let (s, eraser, session) = shop("searching");
     let text = std::fs::read_to_string(s.path("identity0.yaml")).unwrap();
     let who = subject::one_subject(&session, &text).unwrap();
     let places = subject::find(&session, &who).unwrap();
     assert!(places.len() == 1 && places[0].failed.is_empty(), "{places:?}");
-    let (_, _, session) = shop("restoring");
+    erased(&eraser);
+    let (_, eraser, session) = shop("restoring");
     let drilled = drill::drill(&session, session.dataset_config("crm").unwrap(), None).unwrap();
     assert_eq!(drilled.verdict, Verdict::Pass, "{drilled:?}");
+    erased(&eraser);
     // A stream that has begun cannot be taken back: that is said, and nothing wrong was written.
-    let (_, _, session) = shop("exporting");
+    let (_, eraser, session) = shop("exporting");
     let mut out = Vec::new();
-    match export::export(&session, id, &[], None, &mut out) {
-        Ok(_) => {}
-        Err(e) => assert!(e.exit_code() == 1 && e.to_string().contains("run the same command again"), "{e}"),
+    let exported = export::export(&session, id, &[], None, &mut out);
+    erased(&eraser);
+    if let Err(e) = exported {
+        assert!(e.exit_code() == 1 && e.to_string().contains("run the same command again"), "{e}");
     }
     assert!(knows_the_erased(&BTreeMap::from([("stream".to_string(), out)])).is_none());
 }
@@ -186,8 +191,12 @@ fn a_person_can_be_looked_for_and_archives_listed_while_a_writer_works() {
     let mut writer = shop.spawn(DUE, &["propagate"], &[]);
     let mut looked = 0;
     while writer.try_wait().unwrap().is_none() || looked == 0 {
-        for args in [&["archives", "--json"][..], &["subject", "find", "--identity-file", "identity0.yaml", "--json"], &["request", "list"], &["audit", "--check"]]
-        {
+        for args in [
+            &["archives", "--json"][..],
+            &["subject", "find", "--identity-file", "identity0.yaml", "--json"],
+            &["request", "list"],
+            &["audit", "--check"],
+        ] {
             shop.run(DUE, args).ok();
         }
         looked += 1;

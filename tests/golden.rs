@@ -90,7 +90,8 @@ fn fill(data: &Path, night: u32) {
         )
         .unwrap();
         for i in 1..=100i64 {
-            db.execute("INSERT INTO customer VALUES (?1, ?2, ?3)", (i, format!("person{i}@example.org"), format!("Person Number{i}"))).unwrap();
+            db.execute("INSERT INTO customer VALUES (?1, ?2, ?3)", (i, format!("person{i}@example.org"), format!("Person Number{i}")))
+                .unwrap();
             db.execute("INSERT INTO orders(customer_id, cents) VALUES (?1, ?2)", (i, i * 3)).unwrap();
         }
         db.execute_batch("COMMIT").unwrap();
@@ -150,7 +151,8 @@ fn make_golden() {
         request::Opening { identities: IDENTITY.into(), datasets: vec![], kind: Kind::SubjectRequest, received: None, reason: None };
     let ids = request::open(&open(dir, "2026-10-03T09:00:00Z"), &opening).unwrap();
     let session = open(dir, "2026-10-10T09:00:00Z");
-    let report = execute(&session, &plan(&session, &Options::default()).unwrap(), &Options { scope: Scope::Full, ..Options::default() }).unwrap();
+    let report =
+        execute(&session, &plan(&session, &Options::default()).unwrap(), &Options { scope: Scope::Full, ..Options::default() }).unwrap();
     assert_eq!(report.done, ids);
     let certified = certificate::make(&session, &ids[0]).unwrap();
     assert_eq!(certified["body"]["result"], "PASS");

@@ -22,7 +22,13 @@ fn python() -> Option<String> {
 
 fn recover(python: &str, shop: &Shop, arguments: &[&str]) -> Output {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/recover.py");
-    Command::new(python).arg(script).args(["backups", "--keys", "keys", "--key-file", "key"]).args(arguments).current_dir(&shop.root).output().unwrap()
+    Command::new(python)
+        .arg(script)
+        .args(["backups", "--keys", "keys", "--key-file", "key"])
+        .args(arguments)
+        .current_dir(&shop.root)
+        .output()
+        .unwrap()
 }
 
 /// Both ways, every archive.

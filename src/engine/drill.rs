@@ -109,7 +109,8 @@ pub(super) fn remove_all(dir: &Path) -> std::io::Result<()> {
 /// Drills a dataset's latest archive (or `wanted`).
 pub fn drill(session: &Session, config: &config::Dataset, wanted: Option<&str>) -> Result<Report> {
     // An archive that is sealed anew meanwhile is no failed drill.
-    let (report, generation) = session.reading(|(r, _): &(Report, u32)| r.verdict != Verdict::Pass, |_| attempt(session, config, wanted))?;
+    let (report, generation) =
+        session.reading(|(r, _): &(Report, u32)| r.verdict != Verdict::Pass, |_| attempt(session, config, wanted))?;
     session.record(&Event::ArchiveDrilled {
         dataset: config.name.clone(),
         archive: report.archive,

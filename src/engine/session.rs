@@ -167,7 +167,8 @@ impl Session {
         if archives == 0 {
             return Ok(());
         }
-        let detail = format!("it is missing, and without it none of the dataset's {archives} archives can be opened; put it back from a copy");
+        let detail =
+            format!("it is missing, and without it none of the dataset's {archives} archives can be opened; put it back from a copy");
         Err(Error::damaged(format!("datasets/{name}"), detail))
     }
 
@@ -181,12 +182,8 @@ impl Session {
 
     /// Archives that the ledger knows and the store does not have: neither rotated out nor damaged, but gone.
     pub fn missing_archives(&self, dataset: &str, heads: &Heads) -> Result<Vec<ArchiveId>> {
-        let stored: Vec<ArchiveId> = heads
-            .latest
-            .iter()
-            .map(|l| l.head.archive)
-            .chain(heads.damaged.iter().filter_map(|(key, _)| archive_of_key(key)))
-            .collect();
+        let stored: Vec<ArchiveId> =
+            heads.latest.iter().map(|l| l.head.archive).chain(heads.damaged.iter().filter_map(|(key, _)| archive_of_key(key))).collect();
         let state = self.state()?;
         let known = state.archives.iter().filter(|((d, _), f)| d == dataset && !f.rotated && f.highest.is_some());
         Ok(known.map(|((_, a), _)| *a).filter(|a| !stored.contains(a)).collect())
@@ -260,7 +257,9 @@ impl Session {
                         self.env.monitor.warn(&format!("{key} was passed over: {e}"));
                     }
                     for archive in &missing {
-                        self.env.monitor.warn(&format!("archive {archive} may be later: the ledger knows it, but its head is not in the store"));
+                        self.env
+                            .monitor
+                            .warn(&format!("archive {archive} may be later: the ledger knows it, but its head is not in the store"));
                     }
                     Ok(last)
                 }

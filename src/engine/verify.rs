@@ -3,9 +3,9 @@
 
 use super::event::{Event, Verdict};
 use super::session::{ATTEMPTS, Session, archive_of_key};
-use crate::{Error, Result};
 use crate::repository::entry::{ChunkId, Role};
 use crate::repository::{ArchiveId, Listed, Live};
+use crate::{Error, Result};
 use std::collections::BTreeMap;
 
 /// What was found out about an archive.
