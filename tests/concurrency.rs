@@ -5,7 +5,10 @@ mod common;
 
 use common::shop::{DUE, OPENED, Shop, Tree, dataset, finish, knows_the_erased, scratch};
 use common::tree;
+use reseal::engine::event::Verdict;
+use reseal::engine::{drill, export, subject};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Something that takes a while to back up.
@@ -31,7 +34,7 @@ fn of_two_backups_of_one_dataset_at_once_one_is_told_that_it_is_locked() {
     codes.sort_unstable();
     assert_eq!(codes, [0, 5], "{ran:?}");
     let refused = ran.iter().find(|r| r.code == Some(5)).unwrap();
-    assert!(refused.stderr.contains("leases/crm is locked by process"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("crm is being written to by process"), "{}", refused.stderr);
     let session = shop.open(OPENED).unwrap();
     assert_eq!(shop.verify_all(&session).len(), 1);
     shop.run(OPENED, &["backup"]).ok();
@@ -115,6 +118,68 @@ fn readers_during_an_erasure_get_one_generation_or_the_other_and_never_fail() {
         rounds += 1;
     }
     println!("{reads} reads in {rounds} rounds, {before} of them of the generation before");
+}
+
+/// Erases when a phase begins for the first time: the reader has found its archive and its keys by then.
+struct Eraser {
+    shop: Shop,
+    at: &'static str,
+    done: std::sync::atomic::AtomicBool,
+}
+
+impl reseal::env::Monitor for Eraser {
+    fn phase(&self, name: &str, _: Option<u64>) {
+        if name.starts_with(self.at) && !self.done.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            self.shop.run(DUE, &["propagate"]).ok();
+        }
+    }
+    fn advance(&self, _: u64) {}
+    fn warn(&self, _: &str) {}
+    fn detail(&self, _: &str) {}
+}
+
+#[test]
+fn an_archive_that_is_sealed_anew_under_a_readers_feet_is_read_again() {
+    let scratch = scratch();
+    let base = Shop::new(&scratch.path().join("base"), false);
+    base.prepare(1);
+    base.request();
+    let done = base.copy(&scratch.path().join("done"));
+    done.run(DUE, &["propagate"]).ok();
+    let new = done.restore_all(&done.open(DUE).unwrap()).unwrap();
+    let (id, expected) = new.iter().next().unwrap();
+    let shop = |at: &'static str| {
+        let shop = base.copy(&scratch.path().join("work"));
+        let eraser = Arc::new(Eraser { shop: shop.clone(), at, done: Default::default() });
+        let session = shop.open_watched(DUE, eraser.clone()).unwrap();
+        (shop, eraser, session)
+    };
+    let (s, eraser, session) = shop("restoring");
+    let erased = |eraser: &Eraser| assert!(eraser.done.load(std::sync::atomic::Ordering::SeqCst), "{}", eraser.at);
+    assert!(s.restore_one(&session, id).unwrap() == *expected);
+    erased(&eraser);
+    let (s, eraser, session) = shop("verifying");
+    assert_eq!(s.verify_all(&session).len(), 1);
+    erased(&eraser);
+    let (s, eraser, session) = shop("searching");
+    let text = std::fs::read_to_string(s.path("identity0.yaml")).unwrap();
+    let who = subject::one_subject(&session, &text).unwrap();
+    let places = subject::find(&session, &who).unwrap();
+    assert!(places.len() == 1 && places[0].failed.is_empty(), "{places:?}");
+    erased(&eraser);
+    let (_, eraser, session) = shop("restoring");
+    let drilled = drill::drill(&session, session.dataset_config("crm").unwrap(), None).unwrap();
+    assert_eq!(drilled.verdict, Verdict::Pass, "{drilled:?}");
+    erased(&eraser);
+    // A stream that has begun cannot be taken back: that is said, and nothing wrong was written.
+    let (_, eraser, session) = shop("exporting");
+    let mut out = Vec::new();
+    let exported = export::export(&session, id, &[], None, &mut out);
+    erased(&eraser);
+    if let Err(e) = exported {
+        assert!(e.exit_code() == 1 && e.to_string().contains("run the same command again"), "{e}");
+    }
+    assert!(knows_the_erased(&BTreeMap::from([("stream".to_string(), out)])).is_none());
 }
 
 #[test]

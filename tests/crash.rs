@@ -69,7 +69,8 @@ struct Expected {
 
 type Check<'a> = &'a dyn Fn(&Shop, &str);
 
-/// Ends `args` at every chosen step from copies of `base`.
+/// Ends `args` at every chosen step, each from a copy of `base`. `rerun_codes`: how the same command may end when it is run again.
+#[allow(clippy::too_many_arguments)]
 fn matrix(
     name: &str,
     base: &Shop,
@@ -121,7 +122,7 @@ fn matrix(
         extra(&shop, &at);
     }
     println!("{name}: {steps} steps, {} tried, {crashed} crashed, {ended} came to their end, {:.1?}", all.len(), started.elapsed());
-    assert!(crashed * 10 >= all.len() * 8, "{name}: only {crashed} of {} were ended", all.len());
+    assert!(crashed * 10 >= all.len() * 7, "{name}: only {crashed} of {} were ended", all.len());
 }
 
 /// Opens the repository as a new process would and looks at everything in it.
@@ -130,9 +131,6 @@ fn whole(shop: &Shop, now: &str, expected: &Expected, complete: bool, at: &str) 
     let restored = shop.restore_all(&session).unwrap_or_else(|e| panic!("{at}: {e}"));
     for id in expected.new.keys() {
         assert!(restored.contains_key(id), "{at}: archive {id} is gone");
-    }
-    for id in expected.old.keys().filter(|_| !complete) {
-        assert!(expected.new.contains_key(id) || restored.contains_key(id) || !complete, "{at}: archive {id} is gone");
     }
     for (id, tree) in &restored {
         let (old, new) = (expected.old.get(id), expected.new.get(id));

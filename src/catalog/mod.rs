@@ -22,6 +22,19 @@ pub struct Catalog {
     path: PathBuf,
 }
 
+fn is_damage(error: &Error) -> bool {
+    use rusqlite::ErrorCode;
+    match error {
+        Error::Damaged { .. } => true,
+        // A missing table or column is a schema that nobody here wrote.
+        Error::Sqlite { source, .. } => matches!(
+            source.sqlite_error_code(),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown | ErrorCode::TypeMismatch)
+        ),
+        _ => false,
+    }
+}
+
 impl Catalog {
     /// Opens the catalog of a repository in `dir`, making it when it is not there. A file that is damaged is set aside and made anew: it is only a witness.
     pub fn open(dir: &Path, repository: &str) -> Result<(Catalog, bool)> {
@@ -31,6 +44,8 @@ impl Catalog {
         match Catalog::at(&path) {
             Ok(catalog) => Ok((catalog, fresh)),
             Err(Error::Usage(m)) => Err(Error::Usage(m)),
+            // Busy, forbidden or out of space is not damaged: the witness must not be lost for that.
+            Err(e) if !is_damage(&e) => Err(e),
             Err(_) => {
                 let aside = dir.join(format!("{repository}.damaged"));
                 std::fs::rename(&path, &aside).map_err(Error::io("set aside", &path))?;
@@ -63,7 +78,12 @@ impl Catalog {
                 })
                 .map_err(Error::sqlite("make the catalog"))?;
         }
-        db.query_row("SELECT count(*) FROM head", [], |_| Ok(())).map_err(Error::sqlite("read the catalog"))?;
+        // It is small; what is damaged must be noticed here, where it can be made anew.
+        let sound: String = db.query_row("PRAGMA integrity_check(1)", [], |r| r.get(0)).map_err(Error::sqlite("check the catalog"))?;
+        if sound != "ok" {
+            return Err(Error::damaged(path.display().to_string(), "SQLite's integrity check fails"));
+        }
+        db.query_row("SELECT count(*) FROM head, witness", [], |_| Ok(())).map_err(Error::sqlite("read the catalog"))?;
         Ok(Catalog { db: Mutex::new(db), path: path.to_path_buf() })
     }
 

@@ -5,13 +5,39 @@ use super::open::Context;
 use super::restore::bypass;
 use super::{DONE, text};
 use crate::engine::export;
+use crate::engine::gate::Bypass;
+use crate::engine::session::Session;
 use crate::{Error, Result};
 use serde_json::json;
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::{BufWriter, IsTerminal, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 /// Bytes gathered before they are written.
 const BUFFER: usize = 1 << 20;
+
+fn to_file(session: &Session, wanted: &str, args: &Export, path: &Path, bypass: Option<&Bypass>) -> Result<u64> {
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(Error::io("create", path))?;
+    let written = session.reading(
+        |_| false,
+        |_| {
+            // Unlike a stream, a file can be begun again when the archive is sealed anew meanwhile.
+            (&file).rewind().and_then(|()| file.set_len(0)).map_err(Error::io("write", path))?;
+            let mut out = BufWriter::with_capacity(BUFFER, &file);
+            let entries = match export::export(session, wanted, &args.paths, bypass, &mut out) {
+                Err(Error::Interrupted(what)) if !session.env.stop.requested() => return Err(Error::Refused(what)),
+                other => other?,
+            };
+            out.flush().and_then(|()| file.sync_all()).map_err(Error::io("write", path))?;
+            Ok(entries)
+        },
+    );
+    if written.is_err() {
+        // Half a stream looks like a whole one.
+        let _ = std::fs::remove_file(path);
+    }
+    written
+}
 
 /// Writes the stream.
 pub fn run(cx: &Context, args: &Export) -> Result<u8> {
@@ -28,21 +54,7 @@ pub fn run(cx: &Context, args: &Export) -> Result<u8> {
     let wanted = archive.archive.to_string();
     let bypass = bypass(&args.gate);
     let entries = match &args.out {
-        Some(path) => {
-            let file =
-                std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(Error::io("create", path))?;
-            let written = (|| -> Result<u64> {
-                let mut out = BufWriter::with_capacity(BUFFER, file);
-                let entries = export::export(&session, &wanted, &args.paths, bypass.as_ref(), &mut out)?;
-                out.flush().and_then(|()| out.get_ref().sync_all()).map_err(Error::io("write", path))?;
-                Ok(entries)
-            })();
-            if written.is_err() {
-                // Half a stream looks like a whole one.
-                let _ = std::fs::remove_file(path);
-            }
-            written?
-        }
+        Some(path) => to_file(&session, &wanted, args, path, bypass.as_ref())?,
         None => {
             let mut out = BufWriter::with_capacity(BUFFER, std::io::stdout().lock());
             let entries = export::export(&session, &wanted, &args.paths, bypass.as_ref(), &mut out)?;

@@ -89,7 +89,7 @@ impl Drop for Scratch {
 }
 
 /// Removes a tree, read-only folders included.
-fn remove_all(dir: &Path) -> std::io::Result<()> {
+pub(super) fn remove_all(dir: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     if std::fs::remove_dir_all(dir).is_ok() {
         return Ok(());
@@ -108,6 +108,21 @@ fn remove_all(dir: &Path) -> std::io::Result<()> {
 
 /// Drills a dataset's latest archive (or `wanted`).
 pub fn drill(session: &Session, config: &config::Dataset, wanted: Option<&str>) -> Result<Report> {
+    // An archive that is sealed anew meanwhile is no failed drill.
+    let (report, generation) =
+        session.reading(|(r, _): &(Report, u32)| r.verdict != Verdict::Pass, |_| attempt(session, config, wanted))?;
+    session.record(&Event::ArchiveDrilled {
+        dataset: config.name.clone(),
+        archive: report.archive,
+        generation,
+        result: report.verdict,
+        restore_seconds: report.restore_seconds,
+        bytes: report.bytes,
+    })?;
+    Ok(report)
+}
+
+fn attempt(session: &Session, config: &config::Dataset, wanted: Option<&str>) -> Result<(Report, u32)> {
     let name = wanted.map_or_else(|| format!("{}@latest", config.name), str::to_string);
     let out = outgoing(session, &name, None)?;
     let scratch = Scratch::new(session)?;
@@ -159,15 +174,7 @@ pub fn drill(session: &Session, config: &config::Dataset, wanted: Option<&str>) 
         }
     }
     report.verdict = report.checks.iter().fold(Verdict::Pass, |v, c| v.and(c.verdict));
-    session.record(&Event::ArchiveDrilled {
-        dataset: config.name.clone(),
-        archive: head.archive,
-        generation: head.generation,
-        result: report.verdict,
-        restore_seconds,
-        bytes: report.bytes,
-    })?;
-    Ok(report)
+    Ok((report, head.generation))
 }
 
 fn summary(compared: u64, wrong: &[String]) -> String {

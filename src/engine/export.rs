@@ -11,6 +11,40 @@ use std::io::Write;
 
 /// Writes `wanted` to `out` as tar; returns the number of entries.
 pub fn export(session: &Session, wanted: &str, paths: &[String], bypass: Option<&Bypass>, out: impl Write) -> Result<u64> {
+    let mut out = Counted { inner: out, written: 0 };
+    session.reading(
+        |_| false,
+        |attempt| {
+            if attempt > 0 && out.written > 0 {
+                // A stream cannot be taken back.
+                return Err(Error::Interrupted(
+                    "the archive was sealed anew while it was read, and the stream is incomplete; run the same command again".into(),
+                ));
+            }
+            write(session, wanted, paths, bypass, &mut out)
+        },
+    )
+}
+
+/// Knows whether anything has gone out.
+struct Counted<W> {
+    inner: W,
+    written: u64,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let n = self.inner.write(bytes)?;
+        self.written += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+fn write(session: &Session, wanted: &str, paths: &[String], bypass: Option<&Bypass>, out: impl Write) -> Result<u64> {
     let from = outgoing(session, wanted, bypass)?;
     let selection = Selection::new(paths)?;
     let mut tar = TarWriter::new(out);

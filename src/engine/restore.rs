@@ -50,8 +50,24 @@ pub struct Options {
 
 /// Restores `wanted` into `to`.
 pub fn restore(session: &Session, wanted: &str, to: &Path, options: &Options) -> Result<Report> {
-    let out = outgoing(session, wanted, options.bypass.as_ref())?;
-    let report = write(session, &out, to, options)?;
+    // What a first attempt wrote is all there is in a folder that was empty before.
+    let is_ours = !options.dry_run && std::fs::read_dir(to).map_or(true, |mut d| d.next().is_none());
+    let (out, report) = session.reading(
+        |_| false,
+        |attempt| {
+            if attempt > 0 && !options.dry_run {
+                if !is_ours {
+                    return Err(Error::Interrupted(
+                        "the archive was sealed anew while it was read; what was written is incomplete: run the same command again".into(),
+                    ));
+                }
+                empty(to)?;
+            }
+            let out = outgoing(session, wanted, options.bypass.as_ref())?;
+            let report = write(session, &out, to, options)?;
+            Ok((out, report))
+        },
+    )?;
     if !options.dry_run {
         session.record(&Event::Restored {
             dataset: out.listed.head.dataset.clone(),
@@ -61,6 +77,22 @@ pub fn restore(session: &Session, wanted: &str, to: &Path, options: &Options) ->
         })?;
     }
     Ok(report)
+}
+
+/// Removes what is in a folder, and leaves the folder.
+fn empty(dir: &Path) -> Result<()> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(Error::io("read", dir))?,
+    };
+    for entry in entries {
+        let path = entry.map_err(Error::io("read", dir))?.path();
+        match path.symlink_metadata().map_err(Error::io("read", &path))?.is_dir() {
+            true => super::drill::remove_all(&path).map_err(Error::io("remove", &path))?,
+            false => std::fs::remove_file(&path).map_err(Error::io("remove", &path))?,
+        }
+    }
+    Ok(())
 }
 
 /// Which entries a list of globs asks for. A folder asked for brings what is in it; hard links bring the file they lead to.

@@ -10,7 +10,11 @@ use crate::repository::{ArchiveId, ChunkIndex, ChunkReader, Dataset, Head, Heads
 use crate::store::fault::Counting;
 use crate::{Error, Result};
 use jiff::Timestamp;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How often a reader tries, when archives are sealed anew under its feet each time.
+pub const ATTEMPTS: u32 = 5;
 
 /// An opened workplace.
 pub struct Session {
@@ -86,6 +90,34 @@ impl Session {
         Ok(seq)
     }
 
+    /// What readers stand on: names of heads and of key sheets. When it has changed, a reader may have lost the ground under its feet.
+    pub fn standing(&self) -> Result<BTreeSet<String>> {
+        let location = self.repo.location();
+        let (heads, sheets) = (location.data.list("archives/")?, location.keys.list("sheets/")?);
+        Ok(heads.into_iter().chain(sheets).map(|o| o.key).collect())
+    }
+
+    /// Reads, and reads again when it went wrong and archives were sealed anew or removed meanwhile: readers need no lease, and a writer
+    /// destroys the keys of what it replaced. `read` is told how many attempts there were before; `flawed` finds what went wrong without an error.
+    pub fn reading<T>(&self, flawed: impl Fn(&T) -> bool, mut read: impl FnMut(u32) -> Result<T>) -> Result<T> {
+        let mut attempt = 0;
+        loop {
+            let before = self.standing()?;
+            let result = read(attempt);
+            let wrong = match &result {
+                Ok(value) => flawed(value),
+                Err(Error::Interrupted(_) | Error::Usage(_) | Error::Io { .. }) => false,
+                Err(_) => true,
+            };
+            attempt += 1;
+            if !wrong || attempt >= ATTEMPTS || self.standing()? == before {
+                return result;
+            }
+            self.ledger().catch_up()?;
+            self.env.monitor.detail("archives were sealed anew while they were read; reading again");
+        }
+    }
+
     /// Bytes read from and written to the stores so far.
     pub fn traffic(&self) -> (u64, u64) {
         self.meters.iter().map(|m| m.counts()).fold((0, 0), |(r, w), c| (r + c.bytes_read, w + c.bytes_written))
@@ -142,7 +174,7 @@ impl Session {
 
     /// Names of the datasets that are stored, or that the ledger knows archives of.
     pub fn dataset_names(&self) -> Result<Vec<String>> {
-        let mut names: std::collections::BTreeSet<String> = self.repo.datasets()?.into_iter().collect();
+        let mut names: BTreeSet<String> = self.repo.datasets()?.into_iter().collect();
         let state = self.state()?;
         names.extend(state.archives.iter().filter(|(_, f)| !f.rotated && f.highest.is_some()).map(|((d, _), _)| d.clone()));
         Ok(names.into_iter().collect())

@@ -80,6 +80,10 @@ pub fn one_subject(session: &Session, text: &str) -> Result<Subject> {
 
 /// Every archive of every dataset with a map, oldest first.
 pub fn find(session: &Session, subject: &Subject) -> Result<Vec<Place>> {
+    session.reading(|places: &Vec<Place>| places.iter().any(|p| !p.failed.is_empty()), |_| find_now(session, subject))
+}
+
+fn find_now(session: &Session, subject: &Subject) -> Result<Vec<Place>> {
     let mut out = Vec::new();
     for config in session.config.datasets.values().filter(|d| !d.map.collections.is_empty()) {
         if session.repo.dataset(&config.name)?.is_none() {

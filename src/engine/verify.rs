@@ -2,7 +2,7 @@
 //! a sample of the data chunks (or all of them) is read, opened and checked against its id.
 
 use super::event::{Event, Verdict};
-use super::session::{Session, archive_of_key};
+use super::session::{ATTEMPTS, Session, archive_of_key};
 use crate::repository::entry::{ChunkId, Role};
 use crate::repository::{ArchiveId, Listed, Live};
 use crate::{Error, Result};
@@ -57,7 +57,7 @@ pub fn verify(session: &Session, wanted: &[String], share: f64) -> Result<Vec<Ch
     };
     for (name, archives) in by_dataset {
         out.extend(missing_heads(session, &name)?);
-        out.extend(dataset(session, &name, archives, share, &scope)?);
+        out.extend(dataset(session, &name, archives, share, &scope, 1)?);
     }
     Ok(out)
 }
@@ -79,8 +79,10 @@ fn missing_heads(session: &Session, dataset: &str) -> Result<Vec<Checked>> {
         .collect())
 }
 
-fn dataset(session: &Session, name: &str, archives: Vec<Listed>, share: f64, scope: &str) -> Result<Vec<Checked>> {
+fn dataset(session: &Session, name: &str, archives: Vec<Listed>, share: f64, scope: &str, attempt: u32) -> Result<Vec<Checked>> {
     let mut out = Vec::new();
+    let before = session.standing()?;
+    let mut again: Vec<ArchiveId> = Vec::new();
     let view = match session.view(name) {
         // Its keys are lost: that is what was to be found out, and the other datasets are verified nevertheless.
         Err(e @ Error::Damaged { .. }) => {
@@ -154,6 +156,11 @@ fn dataset(session: &Session, name: &str, archives: Vec<Listed>, share: f64, sco
                 }
             }
         }
+        // A generation that was replaced while it was read is no damage: the new one is what is to be verified.
+        if checked.verdict != Verdict::Pass && attempt < ATTEMPTS && session.standing()? != before {
+            again.push(listed.head.archive);
+            continue;
+        }
         session.record(&Event::ArchiveVerified {
             dataset: name.into(),
             archive: listed.head.archive,
@@ -162,6 +169,11 @@ fn dataset(session: &Session, name: &str, archives: Vec<Listed>, share: f64, sco
             result: checked.verdict,
         })?;
         out.push(checked);
+    }
+    if !again.is_empty() {
+        session.ledger().catch_up()?;
+        let renewed = session.heads(name)?.latest.into_iter().filter(|l| again.contains(&l.head.archive)).collect();
+        out.extend(dataset(session, name, renewed, share, scope, attempt + 1)?);
     }
     Ok(out)
 }

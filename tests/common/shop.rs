@@ -9,7 +9,7 @@ use reseal::crypto::secret::{KeyFile, Secret};
 use reseal::engine::event::Verdict;
 use reseal::engine::session::Session;
 use reseal::engine::{restore, verify};
-use reseal::env::{Env, Silent, Stop, SystemRandom};
+use reseal::env::{Env, Monitor, Silent, Stop, SystemRandom};
 use reseal::repository::{Location, Repository};
 use reseal::store::Store;
 use reseal::store::fault::Counting;
@@ -212,13 +212,18 @@ impl Shop {
         Secret::KeyFile(KeyFile::parse(&std::fs::read_to_string(self.path("key")).unwrap()).unwrap())
     }
 
-    fn env(&self, now: &str) -> Env {
+    fn env(&self, now: &str, monitor: Arc<dyn Monitor>) -> Env {
         let clock = TestClock(Arc::new(Mutex::new(now.parse().unwrap())));
-        Env { clock: Arc::new(clock), random: Arc::new(SystemRandom), stop: Stop::default(), monitor: Arc::new(Silent) }
+        Env { clock: Arc::new(clock), random: Arc::new(SystemRandom), stop: Stop::default(), monitor }
     }
 
     /// The repository through the library, as a new process would open it.
     pub fn open(&self, now: &str) -> reseal::Result<Session> {
+        self.open_watched(now, Arc::new(Silent))
+    }
+
+    /// The same, with somebody who is told about every phase.
+    pub fn open_watched(&self, now: &str, monitor: Arc<dyn Monitor>) -> reseal::Result<Session> {
         let config = config::load(&self.path("reseal.yaml"))?;
         let local = |name: &str| -> reseal::Result<Arc<Counting>> {
             let store: Arc<dyn Store> = Arc::new(LocalStore::open(&self.path(name))?);
@@ -226,7 +231,7 @@ impl Shop {
         };
         let data = local("backups")?;
         let keys = if config.keys.is_some() { local("keys")? } else { data.clone() };
-        let env = self.env(now);
+        let env = self.env(now, monitor);
         let repo = Repository::open(Location { data: data.clone(), keys: keys.clone() }, &self.secret(), &env)?;
         let (catalog, _) = Catalog::open(&self.path("state"), &repo.id().to_string())?;
         Session::new(config, Arc::new(repo), catalog, "tester".into(), env, vec![data, keys])
