@@ -360,7 +360,7 @@ fn two_nights_a_request_an_erasure_and_the_proof() {
     assert!(number(&done, "/propagation/bytes_read") > 0 && number(&done, "/propagation/bytes_written") > 0);
 
     let found = place.json("2026-11-06T03:00:00Z", &["subject", "find", "--identity-file", "jane.yaml"], 0);
-    assert_eq!(found["found"].as_bool(), Some(false));
+    assert_eq!((found["found"].as_bool(), string(&found, "/erased/0/request")), (Some(false), id.clone()));
 
     // The proof, in both forms, and what becomes of it when somebody changes a word.
     place.ok(&["certificate", &id, "--out", "proof.json"]);

@@ -197,7 +197,7 @@ fn old_generations_put_back_are_not_handed_out() {
         ("latest", restore::restore(&session, "all@latest", &place.path("out"), &Default::default()).err().map(|e| e.exit_code())),
         ("export", export::export(&session, &id, &[], None, std::io::sink()).err().map(|e| e.exit_code())),
         ("drill", drill::drill(&session, &config, None).err().map(|e| e.exit_code())),
-        ("verify", verify::verify(&session, &[id.clone()], 0.0).err().map(|e| e.exit_code())),
+        ("verify", verify::verify(&session, std::slice::from_ref(&id), 0.0).err().map(|e| e.exit_code())),
     ] {
         assert_eq!(code, Some(6), "{what}");
     }

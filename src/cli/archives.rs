@@ -21,7 +21,7 @@ pub fn run(cx: &Context, args: &Archives) -> Result<u8> {
             session.dataset_config(name)?;
             vec![name.clone()]
         }
-        None => session.repo.datasets()?,
+        None => session.dataset_names()?,
     };
     let state = session.state()?;
     let mut objects = Vec::new();

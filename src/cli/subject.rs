@@ -1,19 +1,23 @@
 //! `reseal subject`: where a person is, and what is held about them. No value of the person is ever printed.
 
-use super::args::{Subject, SubjectExport, SubjectFind};
+use super::args::{Subject as Command, SubjectExport, SubjectFind};
 use super::open::Context;
 use super::text::{self, Align, Table};
 use super::{DONE, PARTIAL, secrets};
 use crate::Result;
+use crate::datamap::Token;
+use crate::engine::identity::{Subject, ledger_tokens};
+use crate::engine::session::Session;
 use crate::engine::subject;
+use jiff::Timestamp;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Finds or exports.
-pub fn run(cx: &Context, args: &Subject) -> Result<u8> {
-    match args {
-        Subject::Find(a) => find(cx, a),
-        Subject::Export(a) => export(cx, a),
+pub fn run(cx: &Context, command: &Command) -> Result<u8> {
+    match command {
+        Command::Find(a) => find(cx, a),
+        Command::Export(a) => export(cx, a),
     }
 }
 
@@ -69,8 +73,35 @@ fn find(cx: &Context, args: &SubjectFind) -> Result<u8> {
         cx.ui.data(&table.render());
     }
     cx.ui.data(&format!("the person is in {holding} of {}", text::count(places.len() as u64, "archive", "archives")));
-    cx.ui.object(&json!({ "found": holding > 0, "archives": objects }));
+    let erased = erased_by(&session, &person)?;
+    for (request, dataset, at) in &erased {
+        cx.ui.data(&format!(
+            "request {request} erased the person from {dataset} on {} UTC: what archives before that still have was anonymised or is kept on a ground",
+            text::time(*at)
+        ));
+    }
+    let erased: Vec<_> =
+        erased.iter().map(|(request, dataset, at)| json!({ "request": request, "dataset": dataset, "at": at.to_string() })).collect();
+    cx.ui.object(&json!({ "found": holding > 0, "archives": objects, "erased": erased }));
     Ok(if unsearched > 0 { PARTIAL } else { DONE })
+}
+
+/// Finished requests about the same person: what is found after them is what they left on purpose, and whoever reads the list must know.
+fn erased_by(session: &Session, person: &Subject) -> Result<Vec<(String, String, Timestamp)>> {
+    let state = session.state()?;
+    let mut out = Vec::new();
+    for config in session.config.datasets.values().filter(|d| !d.map.collections.is_empty()) {
+        let Some(dataset) = session.repo.dataset(&config.name)? else { continue };
+        let own: BTreeSet<Token> =
+            ledger_tokens(person, &config.map, dataset.token_key()).iter().flat_map(|i| i.tokens.iter().map(|t| t.token)).collect();
+        for request in &state.requests {
+            let same = request.datasets.get(&config.name).into_iter().flatten().flat_map(|i| &i.tokens).any(|t| own.contains(&t.token));
+            if let (true, Some(at), true) = (same, request.effective_at, request.finished.as_ref().is_some_and(|f| f.done)) {
+                out.push((request.id.clone(), config.name.clone(), at));
+            }
+        }
+    }
+    Ok(out)
 }
 
 fn export(cx: &Context, args: &SubjectExport) -> Result<u8> {

@@ -132,7 +132,8 @@ pub fn error_text(error: &Error) -> String {
         Error::Config(findings) if findings.len() > 1 => format!("the configuration has {} mistakes:\n{error}", findings.len()),
         Error::Locked { what, holder, since, .. } => {
             let what = match what.strip_prefix("leases/") {
-                Some("keys" | "slots" | "root") | None => "the repository".to_string(),
+                Some("-requests") => "the list of requests".to_string(),
+                Some("keys") | None => "the repository".to_string(),
                 Some(dataset) => format!("dataset {dataset}"),
             };
             let since = since.parse().map_or_else(|_| since.clone(), |t| format!("{} UTC", super::text::time(t)));
@@ -159,5 +160,6 @@ mod tests {
         };
         assert!(locked("leases/crm").starts_with("dataset crm is being written to by process 7 on vm, since 2026-11-01 02:00 UTC;"));
         assert!(locked("leases/keys").starts_with("the repository is"));
+        assert!(locked("leases/-requests").starts_with("the list of requests is"));
     }
 }

@@ -146,6 +146,8 @@ pub struct Outgoing {
 
 /// Opens an archive for handing out, through the gate.
 pub fn outgoing(session: &Session, wanted: &str, bypass: Option<&Bypass>) -> Result<Outgoing> {
+    // With a hole in the ledger nobody knows which erasures must be applied.
+    session.ledger().check()?;
     let listed = session.find_archive(wanted)?;
     // With entries of the ledger missing, nobody knows who was erased.
     session.ledger().check()?;

@@ -22,10 +22,12 @@ struct Guess {
     identity: Option<&'static str>,
     normalize: &'static [&'static str],
     text: bool,
+    /// Whether it makes its table one of people: an e-mail address does, a `name` or `state` only among others.
+    alone: bool,
 }
 
-const fn guess(category: &'static str) -> Guess {
-    Guess { category, identity: None, normalize: &[], text: false }
+const fn guess(category: &'static str, alone: bool) -> Guess {
+    Guess { category, identity: None, normalize: &[], text: false, alone }
 }
 
 /// The words of a column's name, in lower case: `BillingPostalCode`, `billing_postal_code` and `billing.postalCode` are the same.
@@ -53,40 +55,83 @@ fn look(name: &str) -> Option<Guess> {
     let has = |list: &[&str]| list.iter().any(|w| words.iter().any(|own| own == w) || all == *w);
     let ends = |list: &[&str]| list.iter().any(|w| all.ends_with(w));
     if has(&["email", "mail", "emailaddress"]) || ends(&["email"]) {
-        return Some(Guess { identity: Some("email"), normalize: &["trim", "nfc", "lower"], ..guess("user.contact.email") });
+        return Some(Guess { identity: Some("email"), normalize: &["trim", "nfc", "lower"], ..guess("user.contact.email", true) });
     }
-    if has(&["phone", "telephone", "tel", "mobile", "msisdn", "fax", "cell"]) || ends(&["phone", "phonenumber"]) {
-        let identity = if has(&["fax"]) { None } else { Some("phone") };
-        return Some(Guess { identity, normalize: &["digits"], ..guess("user.contact.phone") });
+    if has(&["fax"]) {
+        return Some(guess("user.contact.phone", true));
     }
-    let thing = has(&["file", "product", "table", "type", "host", "domain", "event", "role", "status"]);
-    if ends(&["firstname", "lastname", "surname", "fullname", "givenname", "familyname", "username", "nickname", "displayname"])
-        || has(&["vorname", "nachname", "customername"])
-        || (all == "name" && !thing)
-    {
-        return Some(guess("user.name"));
+    if has(&["phone", "telephone", "tel", "mobile", "msisdn", "cell"]) || ends(&["phone", "phonenumber"]) {
+        return Some(Guess { identity: Some("phone"), normalize: &["digits"], ..guess("user.contact.phone", true) });
     }
-    if has(&["address", "street", "city", "zip", "postcode", "postalcode", "postal", "town"]) {
-        return Some(guess("user.contact.address"));
+    const NAMES: [&str; 9] =
+        ["firstname", "lastname", "surname", "fullname", "givenname", "familyname", "username", "nickname", "displayname"];
+    if ends(&NAMES) || has(&["vorname", "nachname", "customername"]) {
+        return Some(guess("user.name", true));
+    }
+    if all == "name" {
+        return Some(guess("user.name", false));
+    }
+    if has(&["address", "street", "zip", "postcode", "postalcode", "postal"]) {
+        return Some(guess("user.contact.address", true));
+    }
+    if has(&["city", "town", "state", "country", "province", "region"]) {
+        return Some(guess("user.contact.address", false));
     }
     if has(&["dob", "birthday", "birthdate", "born"]) || ends(&["birthdate", "dateofbirth"]) {
-        return Some(guess("user.demographic.date_of_birth"));
+        return Some(guess("user.demographic.date_of_birth", true));
     }
     if has(&["ssn", "passport", "iban", "taxid", "vatid", "nationalid"]) {
-        return Some(guess("user.government_id"));
+        return Some(guess("user.government_id", true));
     }
     if has(&["ip", "ipaddress", "useragent"]) || ends(&["ipaddr"]) {
-        return Some(guess("user.device"));
+        return Some(guess("user.device", true));
+    }
+    if has(&["company", "employer"]) {
+        return Some(guess("user.workplace", false));
     }
     if has(&["note", "notes", "comment", "comments", "message", "body", "text", "description"]) {
-        return Some(Guess { text: true, ..guess("user.content") });
+        return Some(Guess { text: true, ..guess("user.content", false) });
     }
     None
 }
 
-/// Text alone does not make a table a person's.
-fn is_personal(name: &str) -> bool {
-    look(name).is_some_and(|g| !g.text)
+/// Whether a table or file of this name and these columns is about people.
+fn is_about_people<'a>(name: &str, mut columns: impl Iterator<Item = &'a str>) -> bool {
+    const PEOPLE: [&str; 20] = [
+        "account",
+        "author",
+        "client",
+        "contact",
+        "customer",
+        "employee",
+        "guest",
+        "lead",
+        "member",
+        "patient",
+        "people",
+        "person",
+        "player",
+        "staff",
+        "student",
+        "subscriber",
+        "teacher",
+        "user",
+        "visitor",
+        "worker",
+    ];
+    let words = words(name);
+    let named = words.iter().any(|w| PEOPLE.contains(&w.strip_suffix('s').unwrap_or(w)));
+    columns.any(|c| look(c).is_some_and(|g| g.alone || (named && !g.text)))
+}
+
+fn is_personal_table(table: &TableFacts) -> bool {
+    is_about_people(&table.name, table.columns.iter().map(|c| c.name.as_str()))
+}
+
+/// Whether its rows are people, not only things that belong to some: an invoice has an address, a customer has a name.
+fn names_people(table: &TableFacts) -> bool {
+    is_personal_table(table)
+        && table.columns.iter().any(|c| look(&c.name).is_some_and(|g| g.identity.is_some() || g.category == "user.name"))
 }
 
 /// `customers.id` → `customer_id`.
@@ -123,7 +168,7 @@ pub fn suggest(dataset: &Dataset, facts: &SourceFacts) -> Draft {
     for entry in &facts.entries {
         if !entry.tables.is_empty() {
             w.database(dataset, entry, &mut left);
-        } else if entry.columns.iter().any(|c| is_personal(c)) {
+        } else if is_about_people(&stem(entry), entry.columns.iter().map(String::as_str)) {
             w.records(entry);
         }
     }
@@ -151,8 +196,11 @@ impl Writer {
 
     fn database(&mut self, dataset: &Dataset, entry: &EntryFacts, left: &mut Vec<String>) {
         // Whoever refers to a person's row is the person's too, over any number of steps.
-        let mut personal: BTreeSet<String> =
-            entry.tables.iter().filter(|t| t.columns.iter().any(|c| is_personal(&c.name))).map(|t| t.name.to_lowercase()).collect();
+        let named = |holds: fn(&TableFacts) -> bool| -> BTreeSet<String> {
+            entry.tables.iter().filter(|t| holds(t)).map(|t| t.name.to_lowercase()).collect()
+        };
+        let people = named(names_people);
+        let mut personal = named(is_personal_table);
         loop {
             let before = personal.len();
             for t in &entry.tables {
@@ -168,11 +216,18 @@ impl Writer {
         left.extend(entry.tables.iter().filter(|t| !personal.contains(&t.name.to_lowercase())).map(|t| t.name.clone()));
         let names: BTreeMap<String, String> = chosen.iter().map(|t| (t.name.to_lowercase(), self.name(&t.name))).collect();
         for table in chosen {
-            self.table(dataset, entry, table, &names);
+            self.table(dataset, entry, table, &names, &people);
         }
     }
 
-    fn table(&mut self, dataset: &Dataset, entry: &EntryFacts, table: &TableFacts, names: &BTreeMap<String, String>) {
+    fn table(
+        &mut self,
+        dataset: &Dataset,
+        entry: &EntryFacts,
+        table: &TableFacts,
+        names: &BTreeMap<String, String>,
+        people: &BTreeSet<String>,
+    ) {
         let name = names.get(&table.name.to_lowercase()).unwrap_or(&table.name).clone();
         self.head(&name, entry);
         let y = &mut self.yaml;
@@ -183,38 +238,57 @@ impl Writer {
         if let Some(key) = key {
             let _ = writeln!(y, "    primary_key: [{}]", quoted(&key.name));
         }
-        y.push_str("    on_erase: anonymize   # or delete\n");
+        let owner = people.contains(&table.name.to_lowercase());
+        let field = |column: &ColumnFacts| match (key, look(&column.name)) {
+            (Some(k), _) if k.name == column.name && owner => {
+                format!("{{category: user.unique_id, identity: {}}}", kind_of_key(&table.name))
+            }
+            (_, Some(g)) => described(&g, column),
+            _ => String::new(),
+        };
+        let fields: Vec<(&str, String)> = table.columns.iter().map(|c| (c.name.as_str(), field(c))).collect();
+        // Rows that say nothing about the person, but belong to them, can only stay if somebody says what becomes of them.
+        y.push_str(if fields.iter().any(|(_, f)| f.contains("action:")) {
+            "    on_erase: anonymize   # or delete\n"
+        } else {
+            "    on_erase: delete   # or anonymize, with an action for what is not to stay; or a ground to keep it (retain)\n"
+        });
+        self.references(dataset, table, names, people);
+        let y = &mut self.yaml;
+        y.push_str("    fields:\n");
+        for (column, field) in fields {
+            let _ = writeln!(y, "      {}:{}{field}", quoted(column), if field.is_empty() { "" } else { " " });
+        }
+    }
+
+    /// Rows follow the person that they refer to; a person who refers to a person (their agent, their superior) does not.
+    fn references(&mut self, dataset: &Dataset, table: &TableFacts, names: &BTreeMap<String, String>, people: &BTreeSet<String>) {
+        let owner = people.contains(&table.name.to_lowercase());
+        let y = &mut self.yaml;
         let keys: Vec<_> = table.foreign_keys.iter().filter_map(|f| Some((f, names.get(&f.table.to_lowercase())?))).collect();
-        if !keys.is_empty() {
+        let list = |fields: &[String]| fields.iter().map(|f| quoted(f)).collect::<Vec<_>>().join(", ");
+        let line = |f: &crate::datamap::check::ForeignKey, target: &str| {
+            let to = quoted(&format!("{}.{target}", dataset.name));
+            format!("- {{fields: [{}], to: {to}, to_fields: [{}], direction: from}}", list(&f.fields), list(&f.to_fields))
+        };
+        let (apart, rows): (Vec<_>, Vec<_>) = keys.into_iter().partition(|(f, _)| owner && people.contains(&f.table.to_lowercase()));
+        if !rows.is_empty() {
             y.push_str("    references:\n");
-            let list = |fields: &[String]| fields.iter().map(|f| quoted(f)).collect::<Vec<_>>().join(", ");
-            for (f, target) in keys {
-                let to = quoted(&format!("{}.{target}", dataset.name));
-                let _ = writeln!(
-                    y,
-                    "      - {{fields: [{}], to: {to}, to_fields: [{}], direction: from}}",
-                    list(&f.fields),
-                    list(&f.to_fields)
-                );
+            for (f, target) in rows {
+                let _ = writeln!(y, "      {}", line(f, target));
             }
         }
-        y.push_str("    fields:\n");
-        let owner = table.columns.iter().any(|c| is_personal(&c.name));
-        for column in &table.columns {
-            let field = match (key, look(&column.name)) {
-                (Some(k), _) if k.name == column.name && owner => {
-                    format!("{{category: user.unique_id, identity: {}}}", kind_of_key(&table.name))
-                }
-                (_, Some(g)) => described(&g, column),
-                _ => String::new(),
-            };
-            let _ = writeln!(y, "      {}:{}{field}", quoted(&column.name), if field.is_empty() { "" } else { " " });
+        for (f, target) in apart {
+            let _ = writeln!(
+                y,
+                "    # Not followed, since these records are about people themselves; if they go with the person they refer to:"
+            );
+            let _ = writeln!(y, "    # references: [{}]", line(f, target).trim_start_matches("- "));
         }
     }
 
     fn records(&mut self, entry: &EntryFacts) {
-        let path = display_path(&entry.path);
-        let stem = path.rsplit('/').next().unwrap_or(&path).split('.').next().unwrap_or("records").to_string();
+        let stem = stem(entry);
         let name = self.name(if stem.is_empty() { "records" } else { &stem });
         self.head(&name, entry);
         self.yaml.push_str("    on_erase: delete   # or anonymize\n    fields:\n");
@@ -240,6 +314,12 @@ fn identity(g: &Guess, parts: &mut Vec<String>) {
     }
 }
 
+/// A file's name without folder and endings.
+fn stem(entry: &EntryFacts) -> String {
+    let path = display_path(&entry.path);
+    path.rsplit('/').next().unwrap_or(&path).split('.').next().unwrap_or_default().to_string()
+}
+
 /// A field with the strategy that its column takes.
 fn described(g: &Guess, column: &ColumnFacts) -> String {
     let mut parts = vec![format!("category: {}", g.category)];
@@ -254,7 +334,7 @@ fn described(g: &Guess, column: &ColumnFacts) -> String {
         (_, false, _) => "{strategy: null_rewrite}".into(),
         // A number or date that must be there: somebody has to think.
         _ if !takes_text => return format!("{{{}}}   # NOT NULL and no text: choose an action", parts.join(", ")),
-        (_, true, true) if g.identity == Some("email") => {
+        (_, true, _) if g.identity == Some("email") => {
             r#"{strategy: random_string_rewrite, format_preservation: {suffix: "@erased.invalid"}}"#.into()
         }
         (_, true, true) => "{strategy: random_string_rewrite}".into(),
@@ -293,10 +373,13 @@ mod tests {
     fn people_are_recognised_and_things_are_not() {
         for name in ["Email", "user.email", "contact_email", "PHONE", "FirstName", "last_name", "BillingCity", "birth_date", "iban", "name"]
         {
-            assert!(is_personal(name), "{name}");
+            assert!(is_about_people("customers", [name].into_iter()), "{name}");
         }
         for name in ["title", "price", "file_name", "notes", "id", "total", "description"] {
-            assert!(!is_personal(name), "{name}");
+            assert!(!is_about_people("customers", [name].into_iter()), "{name}");
+        }
+        for name in ["name", "state", "company"] {
+            assert!(!is_about_people("genre", [name].into_iter()), "{name}");
         }
     }
 

@@ -395,7 +395,7 @@ fn find_paths(map: &DataMap, archive: &OpenArchive, wanted: &Wanted<'_>) -> Resu
         }
         if !goes {
             // What stays keeps every folder above it.
-            stay.extend(open.drain(..));
+            stay.append(&mut open);
         }
     }
     stay.sort_unstable();

@@ -101,7 +101,7 @@ fn open_one(
     let mut clock: Option<crate::policy::Request> = None;
     let mut deadline: Option<Timestamp> = None;
     for config in configs {
-        let dataset = session.repo.create_dataset(&config.name)?;
+        let dataset = session.create_dataset(&config.name)?;
         let tokens = ledger_tokens(&subject, &config.map, dataset.token_key());
         let known = kinds_of(&config.map);
         let tokens: Vec<_> = tokens.into_iter().filter(|t| known.contains_key(&t.kind)).collect();
@@ -154,6 +154,11 @@ pub fn step(session: &Session, id: &str, transition: Transition) -> Result<Reque
     let state = session.state()?;
     let request = state.request(id)?.clone();
     let policy = request.datasets.keys().find_map(|d| session.config.datasets.get(d)).map(|d| d.erasure.clone()).unwrap_or_default();
+    // Who approves is who acts: the audit log knows no other name.
+    let transition = match transition {
+        Transition::Approve { .. } => Transition::Approve { actor: session.actor.clone() },
+        other => other,
+    };
     let mut clock = request.clock.clone();
     clock.apply(&transition, session.now(), &policy)?;
     let request_id = request.id.clone();

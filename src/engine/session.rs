@@ -112,11 +112,49 @@ impl Session {
         names.iter().map(|n| self.dataset_config(n)).collect()
     }
 
-    /// The keys of a dataset; fails when nothing was ever backed up of it.
+    /// The keys of a dataset; fails when nothing was ever backed up of it, and with `Damaged` when something was and the keys are gone.
     pub fn dataset(&self, name: &str) -> Result<Arc<Dataset>> {
-        self.repo
-            .dataset(name)?
-            .ok_or_else(|| Error::Usage(format!("dataset {name:?} has no archives yet; make one with: reseal backup {name}")))
+        if let Some(dataset) = self.repo.dataset(name)? {
+            return Ok(dataset);
+        }
+        self.refuse_lost_keys(name)?;
+        Err(Error::Usage(format!("dataset {name:?} has no archives yet; make one with: reseal backup {name}")))
+    }
+
+    /// The keys of a dataset, made when it is a new one. Never made anew for one that has archives: those could not be opened with them.
+    pub fn create_dataset(&self, name: &str) -> Result<Arc<Dataset>> {
+        if self.repo.dataset(name)?.is_none() {
+            self.refuse_lost_keys(name)?;
+        }
+        self.repo.create_dataset(name)
+    }
+
+    fn refuse_lost_keys(&self, name: &str) -> Result<()> {
+        let state = self.state()?;
+        let archives = state.archives.iter().filter(|((d, _), f)| d == name && !f.rotated && f.highest.is_some()).count();
+        if archives == 0 {
+            return Ok(());
+        }
+        let detail =
+            format!("it is missing, and without it none of the dataset's {archives} archives can be opened; put it back from a copy");
+        Err(Error::damaged(format!("datasets/{name}"), detail))
+    }
+
+    /// Names of the datasets that are stored, or that the ledger knows archives of.
+    pub fn dataset_names(&self) -> Result<Vec<String>> {
+        let mut names: std::collections::BTreeSet<String> = self.repo.datasets()?.into_iter().collect();
+        let state = self.state()?;
+        names.extend(state.archives.iter().filter(|(_, f)| !f.rotated && f.highest.is_some()).map(|((d, _), _)| d.clone()));
+        Ok(names.into_iter().collect())
+    }
+
+    /// Archives that the ledger knows and the store does not have: neither rotated out nor damaged, but gone.
+    pub fn missing_archives(&self, dataset: &str, heads: &Heads) -> Result<Vec<ArchiveId>> {
+        let stored: Vec<ArchiveId> =
+            heads.latest.iter().map(|l| l.head.archive).chain(heads.damaged.iter().filter_map(|(key, _)| archive_of_key(key))).collect();
+        let state = self.state()?;
+        let known = state.archives.iter().filter(|((d, _), f)| d == dataset && !f.rotated && f.highest.is_some());
+        Ok(known.map(|((_, a), _)| *a).filter(|a| !stored.contains(a)).collect())
     }
 
     /// A dataset's chunks as the store has them now.
@@ -166,12 +204,14 @@ impl Session {
         };
         let names = match dataset {
             Some(d) => vec![d],
-            None => self.repo.datasets()?,
+            None => self.dataset_names()?,
         };
         let mut all: Vec<Listed> = Vec::new();
         let mut damaged: Vec<(String, Error)> = Vec::new();
+        let mut missing: Vec<ArchiveId> = Vec::new();
         for name in &names {
             let heads = self.heads(name)?;
+            missing.extend(self.missing_archives(name, &heads)?);
             all.extend(heads.latest);
             damaged.extend(heads.damaged);
         }
@@ -183,6 +223,11 @@ impl Session {
                 Some(last) => {
                     for (key, e) in &damaged {
                         self.env.monitor.warn(&format!("{key} was passed over: {e}"));
+                    }
+                    for archive in &missing {
+                        self.env
+                            .monitor
+                            .warn(&format!("archive {archive} may be later: the ledger knows it, but its head is not in the store"));
                     }
                     Ok(last)
                 }

@@ -232,7 +232,11 @@ impl State {
             }
             Event::RequestApproved { request } => {
                 let actor = actor.to_string();
-                self.with(&request, |r| r.clock.approvals.push(actor));
+                self.with(&request, |r| {
+                    if !r.clock.approvals.contains(&actor) {
+                        r.clock.approvals.push(actor);
+                    }
+                });
             }
             Event::RequestHeld { request, reason } => {
                 self.with(&request, |r| (r.hold, r.clock.held) = (Some(reason), true));

@@ -3,9 +3,9 @@
 
 use super::event::{Event, Verdict};
 use super::session::{Session, archive_of_key};
-use crate::Result;
 use crate::repository::entry::{ChunkId, Role};
 use crate::repository::{ArchiveId, Listed, Live};
+use crate::{Error, Result};
 use std::collections::BTreeMap;
 
 /// What was found out about an archive.
@@ -30,7 +30,7 @@ pub fn verify(session: &Session, wanted: &[String], share: f64) -> Result<Vec<Ch
     let mut by_dataset: BTreeMap<String, Vec<Listed>> = BTreeMap::new();
     let mut out = Vec::new();
     if wanted.is_empty() {
-        for name in session.repo.datasets()? {
+        for name in session.dataset_names()? {
             let heads = session.heads(&name)?;
             for (key, e) in heads.damaged {
                 let archive = archive_of_key(&key);
@@ -64,21 +64,13 @@ pub fn verify(session: &Session, wanted: &[String], share: f64) -> Result<Vec<Ch
 
 /// Archives that the ledger or the catalog knows and the store does not have any more.
 fn missing_heads(session: &Session, dataset: &str) -> Result<Vec<Checked>> {
-    let state = session.state()?;
     let heads = session.repo.heads(dataset)?;
-    let stored: Vec<String> = heads
-        .latest
-        .iter()
-        .map(|l| l.head.archive.to_string())
-        .chain(heads.damaged.iter().filter_map(|(k, _)| archive_of_key(k)).map(|a| a.to_string()))
-        .collect();
-    Ok(state
-        .archives
-        .iter()
-        .filter(|((d, a), f)| d == dataset && !f.rotated && f.highest.is_some() && !stored.contains(&a.to_string()))
-        .map(|((d, a), _)| Checked {
-            dataset: d.clone(),
-            archive: Some(*a),
+    Ok(session
+        .missing_archives(dataset, &heads)?
+        .into_iter()
+        .map(|archive| Checked {
+            dataset: dataset.to_string(),
+            archive: Some(archive),
             verdict: Verdict::Failed,
             problems: vec!["the ledger knows this archive, but its head is not in the store".into()],
             chunks_read: 0,
@@ -89,7 +81,15 @@ fn missing_heads(session: &Session, dataset: &str) -> Result<Vec<Checked>> {
 
 fn dataset(session: &Session, name: &str, archives: Vec<Listed>, share: f64, scope: &str) -> Result<Vec<Checked>> {
     let mut out = Vec::new();
-    let view = session.view(name)?;
+    let view = match session.view(name) {
+        // Its keys are lost: that is what was to be found out, and the other datasets are verified nevertheless.
+        Err(e @ Error::Damaged { .. }) => {
+            let problems = vec![e.to_string()];
+            out.push(Checked { dataset: name.into(), archive: None, verdict: Verdict::Failed, problems, chunks_read: 0, bytes_read: 0 });
+            return Ok(out);
+        }
+        other => other?,
+    };
     if !view.index.damaged().is_empty() {
         let problems = view.index.damaged().iter().map(|(k, e)| format!("{k}: {e}")).collect();
         out.push(Checked { dataset: name.into(), archive: None, verdict: Verdict::Failed, problems, chunks_read: 0, bytes_read: 0 });

@@ -44,12 +44,14 @@ pub(super) fn key(name: &str) -> String {
 pub fn check_name(name: &str) -> Result<()> {
     let good = (1..=100).contains(&name.len())
         && !name.starts_with(['.', '-'])
+        // The lease of slot changes and rotation is called so.
+        && name != "keys"
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
     if good {
         Ok(())
     } else {
         Err(Error::Usage(format!(
-            "a dataset cannot be called {name:?}: letters, digits, '.', '_' and '-' are possible, 100 at most, not starting with '.' or '-'"
+            "a dataset cannot be called {name:?}: letters, digits, '.', '_' and '-' are possible, 100 at most, not starting with '.' or '-', and not \"keys\""
         )))
     }
 }

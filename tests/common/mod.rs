@@ -115,3 +115,34 @@ pub fn tree(dir: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
     }
     out
 }
+
+/// Everything below a folder that a restore has to bring back, in one comparable line per entry.
+pub fn described(dir: &Path) -> std::collections::BTreeMap<String, String> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let mut out = std::collections::BTreeMap::new();
+    let mut stack = vec![dir.to_path_buf()];
+    let mut inodes: std::collections::BTreeMap<u64, String> = std::collections::BTreeMap::new();
+    while let Some(folder) = stack.pop() {
+        let mut names: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).collect();
+        names.sort();
+        for path in names {
+            let meta = std::fs::symlink_metadata(&path).unwrap();
+            let name = path.strip_prefix(dir).unwrap().to_string_lossy().into_owned();
+            let kind = meta.file_type();
+            let what = if kind.is_dir() {
+                stack.push(path.clone());
+                "folder".to_string()
+            } else if kind.is_symlink() {
+                format!("link to {}", std::fs::read_link(&path).unwrap().display())
+            } else if kind.is_fifo() {
+                "pipe".to_string()
+            } else {
+                format!("{} bytes {}", meta.len(), blake3::hash(&std::fs::read(&path).unwrap()).to_hex())
+            };
+            let first = inodes.entry(meta.ino()).or_insert_with(|| name.clone()).clone();
+            let also = if meta.nlink() > 1 && kind.is_file() { format!(" with {first}") } else { String::new() };
+            out.insert(name, format!("{what}{also} {:o} {}.{:09}", meta.mode() & 0o7777, meta.mtime(), meta.mtime_nsec()));
+        }
+    }
+    out
+}

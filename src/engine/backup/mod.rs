@@ -68,7 +68,7 @@ struct Frame<'a> {
 
 /// Backs up one dataset.
 pub fn backup(session: &Session, config: &config::Dataset, tag: Option<String>) -> Result<Report> {
-    session.repo.create_dataset(&config.name)?;
+    session.create_dataset(&config.name)?;
     let lease = session.repo.lease(&config.name, super::LEASE_TTL)?;
     let frame = Frame { config, tag, created_at: session.now() };
     let view = session.view(&config.name)?;

@@ -5,7 +5,7 @@ use super::{People, Scope};
 use crate::Result;
 use crate::engine::archive::OpenArchive;
 use crate::format::sqlite::pages::Header;
-use crate::format::sqlite::place::column_around;
+use crate::format::sqlite::place::{Place, place_of};
 use crate::format::variants::{Limits, VariantSearch};
 use crate::repository::entry::{ChunkId, Entry, Role};
 use std::collections::{HashMap, HashSet};
@@ -158,12 +158,14 @@ impl ByteSearch {
             let mut real = !hit.inside_word;
             if hit.inside_word {
                 let end = hit.offset + 1;
-                real = match header.and_then(|h| column_around(run, index, h, &(hit.offset..end))) {
-                    Some(column) => self.stands_in(run.get(column).unwrap_or_default()),
-                    None => {
+                real = match header.map(|h| place_of(run, index, h, &(hit.offset..end))) {
+                    Some(Place::Column(column)) => self.stands_in(run.get(column).unwrap_or_default()),
+                    // The rest of a long row: most likely of a long text, but columns may begin and end here too.
+                    Some(Place::Overflow) => {
                         finds.unclear = true;
                         false
                     }
+                    Some(Place::Gap) | None => true,
                 };
             }
             if real {

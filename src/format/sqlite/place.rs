@@ -5,9 +5,33 @@ use super::RUN;
 use super::pages::{Btree, Header, varint};
 use std::ops::Range;
 
-/// The bytes of the column of a live row (or index entry) that hold `hit`, as a range of the run. `None` when it lies elsewhere: in a
-/// page's gaps, on an overflow page, or across columns.
-pub fn column_around(run: &[u8], index: u64, header: &Header, hit: &Range<usize>) -> Option<Range<usize>> {
+/// What a byte range of a run belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A column of a live row or index entry: its bytes, as a range of the run.
+    Column(Range<usize>),
+    /// A page that is no b-tree page: the middle of one long value.
+    Overflow,
+    /// Between what lives: remains.
+    Gap,
+}
+
+/// Where `hit` lies.
+pub fn place_of(run: &[u8], index: u64, header: &Header, hit: &Range<usize>) -> Place {
+    let page = header.page.max(512);
+    let within = hit.start / page * page;
+    let is_tree = run
+        .get(within..within + page)
+        .zip(u32::try_from((index * RUN as u64 + within as u64) / page as u64 + 1).ok())
+        .is_some_and(|(bytes, no)| Btree::default().parse(bytes, no, header).is_ok());
+    match column_around(run, index, header, hit) {
+        Some(column) => Place::Column(column),
+        None if is_tree => Place::Gap,
+        None => Place::Overflow,
+    }
+}
+
+fn column_around(run: &[u8], index: u64, header: &Header, hit: &Range<usize>) -> Option<Range<usize>> {
     let page = header.page;
     let within = hit.start / page * page;
     let bytes = run.get(within..within + page)?;
