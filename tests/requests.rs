@@ -470,6 +470,29 @@ fn an_address_that_no_rule_reaches_is_found_whatever_stands_beside_it() {
     assert_eq!(decoy, (0, Verdict::Pass), "somebody else's address in an unmapped table");
 }
 
+/// Long texts go on outside of the pages that tell where a column begins.
+#[test]
+fn an_address_in_a_long_text_of_a_database_is_judged_by_its_column() {
+    for (before, address, verdict) in [
+        ("long", "person7@example.org", Verdict::Failed),
+        ("long", "xperson7@example.org", Verdict::Pass),
+        ("", "person7@example.org", Verdict::Failed),
+        ("long", "nobody", Verdict::Pass),
+    ] {
+        let (place, session) = place("");
+        let db = rusqlite::Connection::open(place.data("crm.db")).unwrap();
+        db.execute_batch("CREATE TABLE log(what TEXT, address TEXT, who TEXT)").unwrap();
+        for n in 5990..6010 {
+            let row = (if before.is_empty() { String::new() } else { "z".repeat(n) }, address, "a".repeat(9000));
+            db.execute("INSERT INTO log VALUES (?1, ?2, ?3)", row).unwrap();
+        }
+        night(&session, "crm");
+        ask(&place, &session, &email(7));
+        let report = propagate(&session, Scope::Full);
+        assert_eq!(report.archives[0].verification, verdict, "{before} {address}: {:?}", report.archives[0].left);
+    }
+}
+
 /// What was written cannot be read back as it should be: the old generation stays.
 #[test]
 fn a_new_generation_that_does_not_read_back_never_replaces_the_old_one() {

@@ -65,6 +65,28 @@ datasets:
 /// Serialises the tests of this file: they set an environment variable.
 static ALONE: Mutex<()> = Mutex::new(());
 
+/// The temporary folder of this process, for as long as a test looks into it.
+struct Scratch(Option<std::ffi::OsString>);
+
+impl Scratch {
+    fn new(path: &std::path::Path) -> Scratch {
+        let before = std::env::var_os("TMPDIR");
+        // SAFETY: the tests of this binary run one at a time, and no other thread of it reads the environment now.
+        unsafe { std::env::set_var("TMPDIR", path) };
+        Scratch(before)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        match &self.0 {
+            Some(before) => unsafe { std::env::set_var("TMPDIR", before) },
+            None => unsafe { std::env::remove_var("TMPDIR") },
+        }
+    }
+}
+
 /// Writes down everything that is said.
 #[derive(Default)]
 struct Heard(Mutex<String>);
@@ -275,8 +297,7 @@ fn nothing_is_left_anywhere() {
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let place = Place::new(CONFIG);
     std::fs::create_dir(place.path("scratch")).unwrap();
-    // SAFETY: the tests of this binary run one at a time, and no other thread of it reads the environment now.
-    unsafe { std::env::set_var("TMPDIR", place.path("scratch")) };
+    let _scratch = Scratch::new(&place.path("scratch"));
     fill(&place);
     drop(small::init(&place));
     let heard = Arc::new(Heard::default());

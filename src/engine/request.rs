@@ -145,6 +145,11 @@ fn open_one(
 
 /// Takes a step of a request's life.
 pub fn step(session: &Session, id: &str, transition: Transition) -> Result<Request> {
+    // Who approves is who acts: the ledger names nobody else.
+    let transition = match transition {
+        Transition::Approve { .. } => Transition::Approve { actor: session.actor.clone() },
+        other => other,
+    };
     sweep_identities(session)?;
     let state = session.state()?;
     let request = state.request(id)?.clone();

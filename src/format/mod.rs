@@ -209,6 +209,12 @@ pub trait EntryEditor {
     /// Records of `collection` not returned yet, in whose `scan` fields the text mentions the person.
     fn find_text(&mut self, map: &DataMap, collection: usize, mentions: &dyn Mentions) -> Result<Vec<Found>>;
 
+    /// Hands every text and every blob of the entry to `visit`, value by value, where the format keeps them side by side with nothing
+    /// between (a database's columns), so that what stands beside a value in the bytes says nothing; `false` where it does not.
+    fn visit_values(&mut self, _visit: &mut dyn FnMut(&[u8])) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Applies what was decided. Children come before parents in `order` (collection indices). Any error leaves the archive as it was.
     /// Records that must stay belong into `decided` too, as [`Disposition::Keep`]: an editor then knows what must not go along with others.
     fn apply(&mut self, map: &DataMap, order: &[usize], decided: &[(Found, Disposition)]) -> Result<Applied>;

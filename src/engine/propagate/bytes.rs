@@ -25,6 +25,9 @@ pub struct Finds {
     pub hits: Vec<Hit>,
     /// Something packed could not be searched to its end.
     pub incomplete: bool,
+    /// In a database, letters stand beside a find outside of the pages that tell columns apart (the rest of a long text): whether it is a
+    /// word of its own only the values can tell.
+    pub unclear: bool,
 }
 
 /// A search for some people's identities.
@@ -63,6 +66,11 @@ impl ByteSearch {
     /// Whether a text holds an identity as a word of its own.
     pub fn stands_in(&self, text: &[u8]) -> bool {
         self.searcher.search(text).iter().any(|h| !h.inside_word)
+    }
+
+    /// The values that stand in a text as words of their own.
+    pub fn standing_in<'s>(&'s self, text: &[u8]) -> impl Iterator<Item = usize> + use<'s> {
+        self.searcher.search(text).into_iter().filter(|h| !h.inside_word).map(|h| h.value_index)
     }
 
     /// Searches an entry, or only some of its chunks.
@@ -116,7 +124,7 @@ impl ByteSearch {
         let inner = nested.hits.into_iter().map(|n| n.hit);
         let hits =
             self.searcher.search(bytes).into_iter().chain(inner).filter(|h| !h.inside_word).map(|h| (h.value_index, h.variant)).collect();
-        Finds { hits, incomplete: nested.incomplete }
+        Finds { hits, incomplete: nested.incomplete, unclear: false }
     }
 
     /// In a database, columns stand back to back: whether a find is a word of its own is told within its column.
@@ -139,6 +147,7 @@ impl ByteSearch {
                 }
             };
             out.hits.extend(finds.hits);
+            out.unclear |= finds.unclear;
         }
         Ok(out)
     }
@@ -151,8 +160,11 @@ impl ByteSearch {
                 let end = hit.offset + 1;
                 real = match header.map(|h| place_of(run, index, h, &(hit.offset..end))) {
                     Some(Place::Column(column)) => self.stands_in(run.get(column).unwrap_or_default()),
-                    // Its neighbours are of the same value: a part of a longer word.
-                    Some(Place::Overflow) => false,
+                    // The rest of a long row: most likely of a long text, but columns may begin and end here too.
+                    Some(Place::Overflow) => {
+                        finds.unclear = true;
+                        false
+                    }
                     Some(Place::Gap) | None => true,
                 };
             }

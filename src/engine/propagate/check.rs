@@ -107,7 +107,7 @@ pub fn absence(
     bytes: &mut ByteSearch,
 ) -> Result<Checked> {
     let mut checked = Checked { verdict: Verdict::Pass, problems: Vec::new(), notes: Vec::new() };
-    let again = search(session, config, view, archive, people)?;
+    let mut again = search(session, config, view, archive, people)?;
     for (entry, why) in &again.matches.failed {
         checked.problem(Verdict::Unknown, format!("{entry} could not be searched: {why}"));
     }
@@ -137,9 +137,24 @@ pub fn absence(
     for chosen in to_search(archive, before, bytes.scope(), &missing)? {
         session.env.stop.check("nothing was removed yet; run the same command again")?;
         let path = chosen.entry.display_path();
-        let Finds { hits, incomplete } = bytes.search(archive, &chosen.entry, chosen.chunks.as_ref())?;
+        let Finds { hits, incomplete, unclear } = bytes.search(archive, &chosen.entry, chosen.chunks.as_ref())?;
         for hit in hits.iter().filter(|h| !allowed.contains(&(path.clone(), h.0))) {
             *finds.entry((path.clone(), hit.1)).or_default() += 1;
+        }
+        if unclear
+            && let Some(editor) = again.bound.iter_mut().find(|b| b.entry.path == chosen.entry.path).and_then(|b| b.editor.as_mut().ok())
+        {
+            editor.visit_values(&mut |value| {
+                let found = bytes.standing_in(value).filter(|i| !allowed.contains(&(path.clone(), *i))).count() as u64;
+                if found > 0 {
+                    *finds.entry((path.clone(), "value")).or_default() += found;
+                }
+            })?;
+        } else if unclear {
+            checked.problem(
+                Verdict::Unknown,
+                format!("{path}: whether an identity of the person stands in a long text of it could not be told"),
+            );
         }
         if incomplete {
             checked.problem(Verdict::Unknown, format!("{path}: packed data in it could not be searched to the end"));

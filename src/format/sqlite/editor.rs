@@ -9,7 +9,7 @@ use super::emit;
 use super::overlay::{Limits, Overlay};
 use super::pages::Header;
 use super::rows::{RowShape, by_name, field, from_sql};
-use super::schema::{Affinity, Schema, Table, TableKind};
+use super::schema::{Affinity, Schema, Table, TableKind, quote};
 use super::scrub::free_pages;
 use super::vfs::Database;
 use super::{Image, read_page};
@@ -17,7 +17,7 @@ use crate::datamap::{Collection, DataMap, Normalize, Probe, TokenKey, Tokens, Va
 use crate::format::{Applied, Disposition, EntryContent, EntryEditor, Found, Mentions, NewPiece, RecordKey};
 use crate::{Error, Result};
 use rusqlite::params_from_iter;
-use rusqlite::types::Value as SqlValue;
+use rusqlite::types::{Value as SqlValue, ValueRef};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -331,6 +331,33 @@ impl EntryEditor for SqliteEditor<'_> {
         }
         self.remember(&out);
         Ok(out)
+    }
+
+    fn visit_values(&mut self, visit: &mut dyn FnMut(&[u8])) -> Result<bool> {
+        if self.content.pieces() == 0 {
+            return Ok(true);
+        }
+        let db = self.db()?;
+        for table in self.schema.tables().filter(|t| t.root != 0) {
+            if let Some(why) = self.schema.unreadable.get(&table.name) {
+                return Err(Error::format(self.content.path(), format!("table {} cannot be read here: {why}", table.name)));
+            }
+            let columns: Vec<String> = table.visible().map(|c| quote(&c.name)).collect();
+            let mut scan = || -> rusqlite::Result<()> {
+                let mut statement = db.connection().prepare(&format!("SELECT {} FROM {}", columns.join(", "), quote(&table.name)))?;
+                let mut rows = statement.query([])?;
+                while let Some(row) = rows.next()? {
+                    for i in 0..columns.len() {
+                        if let ValueRef::Text(bytes) | ValueRef::Blob(bytes) = row.get_ref(i)? {
+                            visit(bytes);
+                        }
+                    }
+                }
+                Ok(())
+            };
+            scan().map_err(|e| db.explain(format!("reading table {}", table.name))(e))?;
+        }
+        Ok(true)
     }
 
     fn apply(&mut self, map: &DataMap, order: &[usize], decided: &[(Found, Disposition)]) -> Result<Applied> {
