@@ -1,15 +1,19 @@
 //! An archive opened for reading: its entries in order, and the bytes of each, chunk by chunk.
 
+use crate::datamap::Tokens;
 use crate::format::{EntryContent, Marks};
-use crate::repository::entry::{ChunkRef, Entry, Role};
+use crate::repository::entry::{ChunkId, ChunkRef, Entry, Role};
 use crate::repository::{ChunkReader, Head, entries, tree_refs};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// How far ahead of a sequential reader chunks are fetched, in chunks.
 const AHEAD: usize = 32;
+/// The same for identity blocks, which are small.
+const AHEAD_BLOCKS: usize = 512;
 
 /// An archive and the means to read it.
 #[derive(Clone)]
@@ -43,6 +47,7 @@ impl OpenArchive {
             scrubbed: entry.mapped.as_ref().is_some_and(|m| m.scrubbed),
             reader: self.reader.clone(),
             marks: marks.clone(),
+            fetched: AtomicUsize::new(0),
         })
     }
 
@@ -52,39 +57,43 @@ impl OpenArchive {
     }
 }
 
-/// Decoded identity blocks, shared by the archives of a run: thirty nights share most of theirs. Bounded in bytes.
+/// A block's tokens by probe, without the records they belong to: enough to know that a piece holds nobody who is wanted.
+type BlockTokens = Arc<Vec<(u16, Vec<u64>)>>;
+
+/// What was read of identity blocks, shared by the archives of a run: thirty nights share most of theirs. Bounded in bytes.
 pub struct MarksCache {
-    inner: Mutex<CacheInner>,
+    inner: Mutex<HashMap<ChunkId, BlockTokens>>,
+    bytes: AtomicUsize,
     limit: usize,
 }
 
-#[derive(Default)]
-struct CacheInner {
-    blocks: HashMap<crate::repository::entry::ChunkId, Arc<Marks>>,
-    bytes: usize,
-}
-
 impl MarksCache {
-    /// A cache of at most `limit` bytes.
+    /// A cache of at most `limit` bytes. Beyond it blocks are read again each time.
     pub fn new(limit: usize) -> Arc<MarksCache> {
-        Arc::new(MarksCache { inner: Mutex::default(), limit })
+        Arc::new(MarksCache { inner: Mutex::default(), bytes: AtomicUsize::new(0), limit })
     }
 
-    fn get(&self, id: &crate::repository::entry::ChunkId, load: impl FnOnce() -> Result<Marks>) -> Result<Arc<Marks>> {
+    fn tokens(&self, id: &ChunkId, load: impl FnOnce() -> Result<Marks>) -> Result<BlockTokens> {
         let lock = || self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(hit) = lock().blocks.get(id) {
+        if let Some(hit) = lock().get(id) {
             return Ok(hit.clone());
         }
-        let marks = Arc::new(load()?);
-        let cost = marks.rows.len() * std::mem::size_of::<crate::format::MarkRow>() + marks.context.len() + 128;
-        let mut inner = lock();
-        if inner.bytes + cost > self.limit {
-            inner.blocks.clear();
-            inner.bytes = 0;
+        let marks = load()?;
+        let mut tokens: Vec<(u16, Vec<u64>)> = Vec::new();
+        for row in &marks.rows {
+            match tokens.last_mut() {
+                Some((probe, list)) if *probe == row.probe => list.push(row.token),
+                _ => tokens.push((row.probe, vec![row.token])),
+            }
         }
-        inner.bytes += cost;
-        inner.blocks.insert(*id, marks.clone());
-        Ok(marks)
+        tokens.iter_mut().for_each(|(_, list)| list.shrink_to_fit());
+        let tokens = Arc::new(tokens);
+        let cost = marks.rows.len() * 8 + 160;
+        if self.bytes.load(Ordering::Relaxed) + cost <= self.limit {
+            self.bytes.fetch_add(cost, Ordering::Relaxed);
+            lock().insert(*id, tokens.clone());
+        }
+        Ok(tokens)
     }
 }
 
@@ -96,6 +105,8 @@ pub struct StoredContent {
     scrubbed: bool,
     reader: Arc<ChunkReader>,
     marks: Arc<MarksCache>,
+    /// Pieces up to here had their blocks fetched.
+    fetched: AtomicUsize,
 }
 
 impl StoredContent {
@@ -124,7 +135,24 @@ impl EntryContent for StoredContent {
     }
     fn marks(&self, index: usize) -> Result<Option<Arc<Marks>>> {
         let Some(id) = self.at(index)?.marks else { return Ok(None) };
-        self.marks.get(&id, || Marks::decode(&self.reader.read(&id, Role::Marks)?)).map(Some)
+        Ok(Some(Arc::new(Marks::decode(&self.reader.read(&id, Role::Marks)?)?)))
+    }
+    fn may_hold(&self, index: usize, probe: u16, wanted: &dyn Tokens) -> Result<bool> {
+        let Some(id) = self.at(index)?.marks else { return Ok(true) };
+        if index >= self.fetched.load(Ordering::Relaxed) {
+            // Blocks lie together in packs of their own: many come with one read.
+            let ahead: Vec<_> = self.refs[index..].iter().take(AHEAD_BLOCKS).filter_map(|r| Some((r.marks?, Role::Marks))).collect();
+            let unknown: Vec<_> = {
+                let known = self.marks.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                ahead.into_iter().filter(|(id, _)| !known.contains_key(id)).collect()
+            };
+            if unknown.len() > 1 {
+                self.reader.prefetch(&unknown);
+            }
+            self.fetched.store(index + AHEAD_BLOCKS, Ordering::Relaxed);
+        }
+        let tokens = self.marks.tokens(&id, || Marks::decode(&self.reader.read(&id, Role::Marks)?))?;
+        Ok(tokens.iter().filter(|(p, _)| *p == probe).any(|(_, list)| list.iter().any(|t| wanted.contains_short(*t))))
     }
     fn covers(&self) -> &[String] {
         &self.covers

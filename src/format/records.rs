@@ -305,7 +305,7 @@ impl EntryEditor for RecordsEditor<'_> {
         };
         for piece in 0..self.content.pieces() {
             if let Some(probe) = covered
-                && !any_wanted(self.marks(piece)?.as_ref(), probe, wanted)
+                && (!self.content.may_hold(piece, probe, wanted)? || !any_wanted(self.marks(piece)?.as_ref(), probe, wanted))
             {
                 continue;
             }

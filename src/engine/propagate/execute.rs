@@ -150,6 +150,9 @@ fn run_dataset(
     }
     // Packs and their sheets are durable before any head names them.
     writer.finish()?;
+    // What was cached for searching is not needed for verifying, which reads everything anew.
+    drop(writer);
+    drop(view);
     lease.check()?;
     for work in &works {
         if let Some(head) = &work.new {

@@ -128,6 +128,9 @@ impl<'k> SqliteEditor<'k> {
         let Some(index) = self.content.covers().iter().position(|c| *c == key).and_then(|i| u16::try_from(i).ok()) else { return Ok(None) };
         let mut rows = BTreeSet::new();
         for piece in 0..self.content.pieces() {
+            if !self.content.may_hold(piece, index, wanted)? {
+                continue;
+            }
             let Some(marks) = self.content.marks(piece)? else { return Ok(None) };
             // Rows are sorted by probe.
             let from = marks.rows.partition_point(|r| r.probe < index);
