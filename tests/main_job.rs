@@ -244,3 +244,32 @@ fn an_old_generation_put_back_is_cleaned_by_the_gate_or_refused() {
     assert_eq!(gated.replayed.len(), 1);
     assert!(!gated.edit.is_empty());
 }
+
+#[test]
+fn an_address_that_goes_over_pages_of_an_unmapped_text_is_found_by_a_full_search() {
+    let place = Place::new(CONFIG);
+    fill(&place, 20);
+    // Every offset of the address against the ends of overflow pages, in a database that no collection names.
+    let db = rusqlite::Connection::open(place.data("other.db")).unwrap();
+    db.execute_batch("PRAGMA page_size=512; VACUUM; CREATE TABLE note(body TEXT)").unwrap();
+    db.execute("INSERT INTO note VALUES (?1)", [format!("{} person7@example.org {}", "x".repeat(480 + 508 - 25), "y".repeat(2000))])
+        .unwrap();
+    drop(db);
+    let raw = std::fs::read(place.data("other.db")).unwrap();
+    let whole = raw.windows(19).any(|w| w == b"person7@example.org");
+    let session = place.init();
+    backup::backup(&session, session.dataset_config("crm").unwrap(), None).unwrap();
+    let opening = request::Opening {
+        identities: r#"{"email": "person7@example.org"}"#.into(),
+        datasets: vec![],
+        kind: Kind::SubjectRequest,
+        received: None,
+        reason: None,
+    };
+    request::open(&session, &opening).unwrap();
+    place.advance_hours(24 * 4);
+    let options = Options { scope: Scope::Full, ..Options::default() };
+    let report = execute(&session, &plan(&session, &options).unwrap(), &options).unwrap();
+    assert_eq!(report.archives[0].verification, Verdict::Failed, "whole in the bytes: {whole}; {:?}", report.archives[0]);
+    assert_eq!(report.exit_code(), 4);
+}

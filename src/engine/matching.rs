@@ -189,6 +189,12 @@ fn editor_for<'k>(
     })
 }
 
+/// Opens a database that no collection has to name, to read its values.
+pub fn open_database<'k>(view: &'k View, archive: &OpenArchive, entry: &Entry) -> Result<Box<dyn EntryEditor + 'k>> {
+    let content = Arc::new(archive.content(entry, &view.marks)?);
+    Ok(Box::new(SqliteEditor::open(content, view.dataset.token_key(), overlay::Limits::default())?))
+}
+
 /// The format that serves an entry: what it was cut as, else what its collections say, else its name and first bytes.
 fn kind_of(map: &DataMap, entry: &Entry, collections: &[usize], head: &[u8]) -> Result<Serves> {
     if let Some(mapped) = &entry.mapped

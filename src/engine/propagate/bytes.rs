@@ -149,6 +149,8 @@ impl ByteSearch {
             out.hits.extend(finds.hits);
             out.unclear |= finds.unclear;
         }
+        // A value that goes over to another overflow page is not in one piece anywhere: a search of everything reads the values themselves.
+        out.unclear |= only.is_none();
         Ok(out)
     }
 

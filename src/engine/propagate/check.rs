@@ -14,6 +14,7 @@ use crate::datamap::Action;
 use crate::engine::archive::OpenArchive;
 use crate::engine::edit::{ArchiveEdit, EditedPiece, edited_entries, edited_pieces};
 use crate::engine::event::Verdict;
+use crate::engine::matching::open_database;
 use crate::engine::session::{Session, View};
 use crate::format::{Disposition, Found, NewValue};
 use crate::repository::entry::{ChunkId, Entry, EntryKind, Role};
@@ -141,20 +142,22 @@ pub fn absence(
         for hit in hits.iter().filter(|h| !allowed.contains(&(path.clone(), h.0))) {
             *finds.entry((path.clone(), hit.1)).or_default() += 1;
         }
-        if unclear
-            && let Some(editor) = again.bound.iter_mut().find(|b| b.entry.path == chosen.entry.path).and_then(|b| b.editor.as_mut().ok())
-        {
-            editor.visit_values(&mut |value| {
+        if unclear {
+            let mut visit = |value: &[u8]| {
                 let found = bytes.standing_in(value).filter(|i| !allowed.contains(&(path.clone(), *i))).count() as u64;
                 if found > 0 {
                     *finds.entry((path.clone(), "value")).or_default() += found;
                 }
-            })?;
-        } else if unclear {
-            checked.problem(
-                Verdict::Unknown,
-                format!("{path}: whether an identity of the person stands in a long text of it could not be told"),
-            );
+            };
+            let bound = again.bound.iter_mut().find(|b| b.entry.path == chosen.entry.path).and_then(|b| b.editor.as_mut().ok());
+            let visited = match bound {
+                Some(editor) => editor.visit_values(&mut visit),
+                // A database that no collection names.
+                None => open_database(view, archive, &chosen.entry).and_then(|mut editor| editor.visit_values(&mut visit)),
+            };
+            if let Err(e) = visited {
+                checked.problem(Verdict::Unknown, format!("{path}: the values in it could not be read one by one: {e}"));
+            }
         }
         if incomplete {
             checked.problem(Verdict::Unknown, format!("{path}: packed data in it could not be searched to the end"));
