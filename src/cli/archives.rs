@@ -6,9 +6,10 @@ use super::text::{self, Align, Table};
 use super::{DONE, FAILED};
 use crate::Result;
 use crate::config;
+use crate::engine::rotate::facts_of;
 use crate::engine::session::Session;
 use crate::engine::state::State;
-use crate::policy::retention::{Facts, expires_at};
+use crate::policy::retention::expires_at;
 use crate::repository::Listed;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -89,15 +90,7 @@ pub fn run(cx: &Context, args: &Archives) -> Result<u8> {
 /// Until when each archive will be there under the retention.
 fn ends(session: &Session, config: Option<&config::Dataset>, state: &State, archives: &[Listed]) -> Vec<Option<Timestamp>> {
     let Some(config) = config else { return vec![None; archives.len()] };
-    let facts: Vec<Facts> = archives
-        .iter()
-        .map(|l| Facts {
-            id: l.head.archive.to_string(),
-            created_at: l.head.created_at,
-            verified: state.facts(&config.name, &l.head.archive).verified_at.is_some(),
-            held: false,
-        })
-        .collect();
+    let facts = facts_of(state, &config.name, archives);
     expires_at(&facts, &config.retention, session.now())
 }
 

@@ -4,6 +4,7 @@
 use super::event::{Event, Verdict};
 use super::propagate::drop_dead;
 use super::session::Session;
+use super::state::State;
 use crate::config;
 use crate::policy::retention::{Facts, Verdict as Fate, expires_at as retention_ends, plan as retention_plan};
 use crate::repository::{Heads, Listed};
@@ -34,19 +35,22 @@ pub struct Report {
     pub gone: Verdict,
 }
 
-fn facts(session: &Session, config: &config::Dataset) -> Result<(Heads, Vec<Facts>)> {
-    let state = session.state()?;
-    let heads = session.heads(&config.name)?;
-    let facts = heads
-        .latest
+/// What retention needs to know of archives.
+pub fn facts_of(state: &State, dataset: &str, archives: &[Listed]) -> Vec<Facts> {
+    archives
         .iter()
         .map(|l| Facts {
             id: l.head.archive.to_string(),
             created_at: l.head.created_at,
-            verified: state.facts(&config.name, &l.head.archive).verified_at.is_some(),
+            verified: state.facts(dataset, &l.head.archive).verified_at.is_some(),
             held: false,
         })
-        .collect();
+        .collect()
+}
+
+fn facts(session: &Session, config: &config::Dataset) -> Result<(Heads, Vec<Facts>)> {
+    let heads = session.heads(&config.name)?;
+    let facts = facts_of(&session.state()?, &config.name, &heads.latest);
     Ok((heads, facts))
 }
 

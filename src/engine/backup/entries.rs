@@ -15,6 +15,7 @@ use crate::repository::entry::{Entry, EntryKind, Mapped, Time};
 use crate::source::PathGlobs;
 use crate::source::command::{CommandLine, CommandStream, standard_input};
 use crate::source::file::{SourceFile, is_sqlite};
+use crate::source::meta::bare_entry;
 use crate::source::patient::Patient;
 use crate::source::walk::{Problem, Severity, Walk, WalkItem, WalkOptions, Walked};
 use crate::{Error, Result};
@@ -457,25 +458,11 @@ impl<'a> Run<'a> {
     /// Metadata of an entry that no file system has, or of a single database.
     fn stream_entry(&self, name: &str, path: Option<&Path>) -> Result<Entry> {
         let now = self.session.now();
-        let mut entry = Entry {
-            path: name.as_bytes().to_vec(),
-            kind: EntryKind::File,
-            mode: 0o600,
-            uid: rustix::process::getuid().as_raw(),
-            gid: rustix::process::getgid().as_raw(),
-            user: String::new(),
-            group: String::new(),
-            mtime: Time(now.as_second(), now.subsec_nanosecond().unsigned_abs()),
-            size: 0,
-            link: None,
-            rdev: None,
-            xattrs: Vec::new(),
-            segments: None,
-            content: None,
-            mapped: None,
-            seen: None,
-            edited: false,
-        };
+        let mut entry = bare_entry(name.as_bytes().to_vec(), EntryKind::File);
+        entry.mode = 0o600;
+        entry.uid = rustix::process::getuid().as_raw();
+        entry.gid = rustix::process::getgid().as_raw();
+        entry.mtime = Time(now.as_second(), now.subsec_nanosecond().unsigned_abs());
         if let Some(path) = path {
             use std::os::unix::fs::MetadataExt;
             let meta = std::fs::metadata(path).map_err(|e| source_error(path.display().to_string(), e))?;

@@ -3,6 +3,7 @@
 
 use super::RUN;
 use super::pages::{Btree, Header, varint};
+use super::record::width;
 use std::ops::Range;
 
 /// What a byte range of a run belongs to.
@@ -47,14 +48,7 @@ fn column_around(run: &[u8], index: u64, header: &Header, hit: &Range<usize>) ->
     let mut start = head;
     while at < types.len() {
         let serial = varint(types, &mut at)?;
-        let width = match serial {
-            0 | 8 | 9 => 0,
-            n @ 1..=4 => n,
-            5 => 6,
-            6 | 7 => 8,
-            10 | 11 => return None,
-            n => (n - 12) / 2,
-        };
+        let width = width(serial)?;
         let end = start.checked_add(usize::try_from(width).ok()?)?;
         let base = cell.payload as usize;
         if base + start <= from && to <= base + end {

@@ -30,7 +30,7 @@ fn stored_text(bytes: &[u8], encoding: TextEncoding) -> Value<'_> {
 }
 
 /// Bytes that a value of this serial type takes; `None` for types that do not exist.
-fn width(serial: u64) -> Option<u64> {
+pub(super) fn width(serial: u64) -> Option<u64> {
     Some(match serial {
         0 | 8 | 9 => 0,
         n @ 1..=4 => n,
