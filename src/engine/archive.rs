@@ -1,6 +1,7 @@
 //! An archive opened for reading: its entries in order, and the bytes of each, chunk by chunk.
 
 use crate::datamap::Tokens;
+use crate::format::text_filter::WantedText;
 use crate::format::{EntryContent, Marks};
 use crate::repository::entry::{ChunkId, ChunkRef, Entry, Role};
 use crate::repository::{ChunkReader, Head, entries, tree_refs};
@@ -57,12 +58,16 @@ impl OpenArchive {
     }
 }
 
-/// A block's tokens by probe, without the records they belong to: enough to know that a piece holds nobody who is wanted.
-type BlockTokens = Arc<Vec<(u16, Vec<u64>)>>;
+/// A block's tokens by probe, without the records they belong to, and its filter of text: enough to know that a piece holds nobody who is
+/// wanted.
+struct Known {
+    tokens: Vec<(u16, Vec<u64>)>,
+    text: Option<Vec<u8>>,
+}
 
 /// What was read of identity blocks, shared by the archives of a run: thirty nights share most of theirs. Bounded in bytes.
 pub struct MarksCache {
-    inner: Mutex<HashMap<ChunkId, BlockTokens>>,
+    inner: Mutex<HashMap<ChunkId, Arc<Known>>>,
     bytes: AtomicUsize,
     limit: usize,
 }
@@ -73,7 +78,7 @@ impl MarksCache {
         Arc::new(MarksCache { inner: Mutex::default(), bytes: AtomicUsize::new(0), limit })
     }
 
-    fn tokens(&self, id: &ChunkId, load: impl FnOnce() -> Result<Marks>) -> Result<BlockTokens> {
+    fn known(&self, id: &ChunkId, load: impl FnOnce() -> Result<Marks>) -> Result<Arc<Known>> {
         let lock = || self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(hit) = lock().get(id) {
             return Ok(hit.clone());
@@ -87,13 +92,13 @@ impl MarksCache {
             }
         }
         tokens.iter_mut().for_each(|(_, list)| list.shrink_to_fit());
-        let tokens = Arc::new(tokens);
-        let cost = marks.rows.len() * 8 + 160;
+        let cost = marks.rows.len() * 8 + marks.text.as_ref().map_or(0, Vec::len) + 200;
+        let known = Arc::new(Known { tokens, text: marks.text });
         if self.bytes.load(Ordering::Relaxed) + cost <= self.limit {
             self.bytes.fetch_add(cost, Ordering::Relaxed);
-            lock().insert(*id, tokens.clone());
+            lock().insert(*id, known.clone());
         }
-        Ok(tokens)
+        Ok(known)
     }
 }
 
@@ -118,6 +123,24 @@ impl StoredContent {
     fn at(&self, index: usize) -> Result<&ChunkRef> {
         self.refs.get(index).ok_or_else(|| Error::format(&self.path, format!("has no piece {index}")))
     }
+
+    /// What a piece's block says; blocks are fetched ahead.
+    fn known(&self, index: usize) -> Result<Option<Arc<Known>>> {
+        let Some(id) = self.at(index)?.marks else { return Ok(None) };
+        if index >= self.fetched.load(Ordering::Relaxed) {
+            // Blocks lie together in packs of their own: many come with one read.
+            let ahead: Vec<_> = self.refs[index..].iter().take(AHEAD_BLOCKS).filter_map(|r| Some((r.marks?, Role::Marks))).collect();
+            let unknown: Vec<_> = {
+                let known = self.marks.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                ahead.into_iter().filter(|(id, _)| !known.contains_key(id)).collect()
+            };
+            if unknown.len() > 1 {
+                self.reader.prefetch(&unknown);
+            }
+            self.fetched.store(index + AHEAD_BLOCKS, Ordering::Relaxed);
+        }
+        self.marks.known(&id, || Marks::decode(&self.reader.read(&id, Role::Marks)?)).map(Some)
+    }
 }
 
 impl EntryContent for StoredContent {
@@ -138,21 +161,11 @@ impl EntryContent for StoredContent {
         Ok(Some(Arc::new(Marks::decode(&self.reader.read(&id, Role::Marks)?)?)))
     }
     fn may_hold(&self, index: usize, probe: u16, wanted: &dyn Tokens) -> Result<bool> {
-        let Some(id) = self.at(index)?.marks else { return Ok(true) };
-        if index >= self.fetched.load(Ordering::Relaxed) {
-            // Blocks lie together in packs of their own: many come with one read.
-            let ahead: Vec<_> = self.refs[index..].iter().take(AHEAD_BLOCKS).filter_map(|r| Some((r.marks?, Role::Marks))).collect();
-            let unknown: Vec<_> = {
-                let known = self.marks.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                ahead.into_iter().filter(|(id, _)| !known.contains_key(id)).collect()
-            };
-            if unknown.len() > 1 {
-                self.reader.prefetch(&unknown);
-            }
-            self.fetched.store(index + AHEAD_BLOCKS, Ordering::Relaxed);
-        }
-        let tokens = self.marks.tokens(&id, || Marks::decode(&self.reader.read(&id, Role::Marks)?))?;
-        Ok(tokens.iter().filter(|(p, _)| *p == probe).any(|(_, list)| list.iter().any(|t| wanted.contains_short(*t))))
+        let Some(known) = self.known(index)? else { return Ok(true) };
+        Ok(known.tokens.iter().filter(|(p, _)| *p == probe).any(|(_, list)| list.iter().any(|t| wanted.contains_short(*t))))
+    }
+    fn may_mention(&self, index: usize, wanted: &WantedText) -> Result<bool> {
+        Ok(self.known(index)?.is_none_or(|known| wanted.may_be_in(known.text.as_deref())))
     }
     fn covers(&self) -> &[String] {
         &self.covers

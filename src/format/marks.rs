@@ -1,4 +1,5 @@
-//! Identity blocks: for one piece of an entry, the tokens of the values by which its records can be found.
+//! Identity blocks: for one piece of an entry, the tokens of the values by which its records can be found, and a filter of the words in
+//! its texts.
 //!
 //! They are what makes finding a person in thirty archives a scan over small metadata: no data chunk is opened for it.
 //! A block depends only on its piece and on what the map probes, so archives share blocks as they share data.
@@ -26,6 +27,8 @@ pub struct Marks {
     pub records: u32,
     /// Sorted by probe, then record.
     pub rows: Vec<MarkRow>,
+    /// The filter over the texts of the fields that are searched for mentions ([`super::text_filter`]); `None`: they may mention anybody.
+    pub text: Option<Vec<u8>>,
 }
 
 /// The stored form: columns, so that a block is mostly the tokens themselves.
@@ -44,6 +47,8 @@ struct Stored {
     /// Eight bytes each, big-endian.
     #[serde(rename = "t", with = "serde_bytes")]
     tokens: Vec<u8>,
+    #[serde(rename = "f", default, skip_serializing_if = "Option::is_none", with = "serde_bytes")]
+    text: Option<Vec<u8>>,
 }
 
 impl Marks {
@@ -57,6 +62,7 @@ impl Marks {
             probes: Vec::new(),
             records_delta: Vec::with_capacity(rows.len() * 2),
             tokens: Vec::with_capacity(rows.len() * 8),
+            text: self.text.clone(),
         };
         let mut previous = 0i64;
         for row in &rows {
@@ -96,7 +102,7 @@ impl Marks {
                 rows.push(MarkRow { probe: *probe, record, token });
             }
         }
-        Ok(Marks { context: stored.context, records: stored.records, rows })
+        Ok(Marks { context: stored.context, records: stored.records, rows, text: stored.text })
     }
 }
 
@@ -136,10 +142,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_block_decodes_to_what_was_encoded(rows in proptest::collection::vec((0u16..5, any::<i64>(), any::<u64>()), 0..200), context in any::<Vec<u8>>()) {
+        fn a_block_decodes_to_what_was_encoded(rows in proptest::collection::vec((0u16..5, any::<i64>(), any::<u64>()), 0..200), context in any::<Vec<u8>>(), text in any::<Option<Vec<u8>>>()) {
             let mut rows: Vec<MarkRow> = rows.into_iter().map(|(probe, record, token)| MarkRow { probe, record, token }).collect();
             rows.sort_unstable();
-            let marks = Marks { context, records: 7, rows };
+            let marks = Marks { context, records: 7, rows, text };
             prop_assert_eq!(Marks::decode(&marks.encode().unwrap()).unwrap(), marks);
         }
 

@@ -3,6 +3,8 @@
 //!
 //! Both err on the side of whole words ("Ann" is not in "Annual") and of one person (ann@x.org is not in joann@x.org).
 
+pub mod features;
+
 use super::Mentions;
 use crate::datamap::{Normalize, Tokens};
 use aho_corasick::{AhoCorasick, MatchKind};
@@ -23,6 +25,8 @@ pub struct PlainMentions {
     /// By pattern.
     shapes: Vec<Shape>,
     phones: Vec<Vec<u8>>,
+    /// For each pattern and each phone number what a text that holds it has; `None` when one of them leaves no such trace.
+    features: Option<Vec<Vec<String>>>,
 }
 
 /// What must not stand beside a match.
@@ -56,6 +60,8 @@ impl PlainMentions {
             }
         }
         let shapes = patterns.iter().map(|p| shape(p)).collect();
+        let features = patterns.iter().map(|p| features::of_pattern(p)).chain(phones.iter().map(|p| vec![features::of_phone(p)]));
+        let features = features.map(|group| (!group.is_empty()).then_some(group)).collect();
         let automaton = match patterns.is_empty() {
             true => None,
             false => Some(
@@ -66,7 +72,7 @@ impl PlainMentions {
                     .map_err(|e| crate::Error::Refused(format!("too many identities to search for at once: {e}")))?,
             ),
         };
-        Ok(PlainMentions { automaton, shapes, phones })
+        Ok(PlainMentions { automaton, shapes, phones, features })
     }
 }
 
@@ -98,6 +104,10 @@ impl Mentions for PlainMentions {
             }
         }
         merged(spans)
+    }
+
+    fn features(&self) -> Option<&[Vec<String>]> {
+        self.features.as_deref()
     }
 }
 
@@ -149,6 +159,9 @@ impl<'a> Folded<'a> {
 }
 
 fn is_word(c: char) -> bool {
+    if c.is_ascii() {
+        return c.is_ascii_alphanumeric();
+    }
     c.is_alphanumeric() || is_combining_mark(c)
 }
 
@@ -167,8 +180,8 @@ fn stands_alone(text: &str, start: usize, end: usize, shape: Shape) -> bool {
         Shape::Word => true,
         // A longer local part, or a longer domain.
         Shape::Email => {
-            let local = left.is_some_and(|c| "._%+-".contains(c)) && farther_left.is_some_and(is_word);
-            let domain = right.is_some_and(|c| ".-".contains(c)) && farther_right.is_some_and(is_word);
+            let local = left.is_some_and(|c| features::LOCAL_SIGNS.contains(c)) && farther_left.is_some_and(is_word);
+            let domain = right.is_some_and(|c| features::DOMAIN_SIGNS.contains(c)) && farther_right.is_some_and(is_word);
             !local && !domain
         }
         // 42 is not in 42.50, nor in 1.42.

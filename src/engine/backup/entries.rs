@@ -392,10 +392,10 @@ impl<'a> Run<'a> {
         // Blocks depend on which pages belong to which table: they are taken over only while that is the same.
         let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known.covering(cut.covers()));
         let session = self.session;
-        let report = cut.stream(&mut |run, marks| {
+        let report = cut.stream(&mut |run, context, marks| {
             session.env.stop.check("no archive was made; run the same command again")?;
             session.env.monitor.advance(run.len() as u64);
-            assembly.piece(run.to_vec(), &[], || Ok(MarkJob::Ready(marks()?)))
+            assembly.piece(run.to_vec(), context, || Ok(MarkJob::Ready(marks()?)))
         })?;
         let (tree, read) = assembly.finish()?;
         self.totals.read_bytes += read;

@@ -1,6 +1,7 @@
 use super::*;
 use crate::datamap::expr::Expr;
 use crate::datamap::{Feed, Field, TokenSet};
+use crate::format::blocks::Covers;
 use crate::format::csv::CSV;
 use crate::format::mentions::PlainMentions;
 use crate::format::ndjson::NDJSON;
@@ -87,17 +88,17 @@ fn blocks_lead_to_the_record_without_opening_the_rest() {
 #[test]
 fn new_blocks_are_those_of_a_new_backup() {
     let key = key();
-    let map = map(&[&["email"]], &["email"]);
+    let map = map(&[&["email"]], &["email", "note*"]);
     let content = Memory::mapped(&CSV, &map, &[0], people(200).as_bytes());
     let mut editor = editor(&content, &CSV, &map, &key);
     let found = editor.find(&map, 0, &map.collections[0].probes[0], &wanted(&key, &[&["user7@x.org"], &["user9@x.org"]])).unwrap();
     let rewrite = Disposition::Rewrite(BTreeMap::from([("email".to_string(), vec![Some(NewValue::Text("gone@erased.invalid".into()))])]));
     editor.apply(&map, &[0], &[(found[0].clone(), Disposition::Delete), (found[1].clone(), rewrite)]).unwrap();
     let new = editor.finish().unwrap();
-    let probes = vec![vec![("email".to_string(), LOWER)]];
+    let covers = Covers::of_map(&map, &[0]);
     for piece in &new {
         let marks = piece.marks.as_ref().unwrap();
-        assert_eq!(*marks, marks_for(&CSV, &marks.context, &piece.bytes, &probes, &key).unwrap().0);
+        assert_eq!(*marks, covers.block(&CSV, &marks.context, &piece.bytes, &key).unwrap().0);
     }
     let tokens: Vec<u64> = new.iter().flat_map(|p| p.marks.as_ref().unwrap().rows.iter().map(|r| r.token)).collect();
     let short = |v: &str| key.of_normalized(&[v]).short();
@@ -141,8 +142,10 @@ fn text_is_searched_where_the_map_says() {
     let mut editor = editor(&content, &CSV, &map, &key);
     let direct = editor.find(&map, 0, &map.collections[0].probes[0], &wanted(&key, &[&["user100@x.org"]])).unwrap();
     let mentions = PlainMentions::new(vec![("email".into(), vec!["user100@x.org".into(), "user101@x.org".into()])]).unwrap();
+    content.opened.store(0, Ordering::Relaxed);
     let found = editor.find_text(&map, 0, &mentions).unwrap();
     assert_eq!(found.iter().map(|f| first(f, "id")).collect::<Vec<_>>(), ["99"], "100 was found before, 101 only by its own address");
+    assert!(content.opened.load(Ordering::Relaxed) <= 3 && content.pieces() > 20 && !editor.fell_back());
     assert!(editor.find_text(&map, 0, &mentions).unwrap().is_empty());
     let redact = |text: &str| Disposition::Rewrite(BTreeMap::from([("note".to_string(), vec![Some(NewValue::Text(text.into()))])]));
     let applied =
@@ -151,6 +154,61 @@ fn text_is_searched_where_the_map_says() {
     content.replace(editor.finish().unwrap());
     let text = String::from_utf8(content.bytes()).unwrap();
     assert!(text.contains("99,User99@x.org,Name 99,\"likes [erased]\"\n101,") && text.contains("likes user102@x.org"));
+}
+
+/// Another's mentions of which nothing can be told beforehand.
+struct Blind(PlainMentions);
+
+impl Mentions for Blind {
+    fn spans(&self, text: &str) -> Vec<std::ops::Range<usize>> {
+        self.0.spans(text)
+    }
+}
+
+#[test]
+fn text_that_no_filter_covers_is_read() {
+    let key = key();
+    let old = map(&[&["email"]], &["email", "note*"]);
+    let content = Memory::mapped(&CSV, &old, &[0], people(300).as_bytes());
+    let mentions = || PlainMentions::new(vec![("email".into(), vec!["user100@x.org".into()])]).unwrap();
+    let opened = |map: &DataMap, mentions: &dyn Mentions| {
+        let mut editor = editor(&content, &CSV, map, &key);
+        content.opened.store(0, Ordering::Relaxed);
+        let found = editor.find_text(map, 0, mentions).unwrap().len();
+        (found, content.opened.load(Ordering::Relaxed) == content.pieces(), editor.fell_back())
+    };
+    assert_eq!(opened(&old, &mentions()), (1, false, false));
+    assert_eq!(opened(&old, &Blind(mentions())), (1, true, false), "there is nothing to ask the filters for");
+    let newer = map(&[&["email"]], &["email*", "note*"]);
+    assert_eq!(opened(&newer, &mentions()), (2, true, true), "the blocks are older than the map");
+    assert_eq!(opened(&map(&[&["email"]], &["note*"]), &mentions()), (1, false, false));
+}
+
+proptest! {
+    #[test]
+    fn filters_make_no_difference_to_what_is_found(
+        texts in proptest::collection::vec("[a-c@.é \u{301}\u{ad}İ0-9,-]{0,30}", 1..60),
+        values in proptest::collection::vec("[a-c]{1,3}|[a-c]@[a-c].[a-c]|[0-9]{1,8}|[a-cé]{1,2} [a-c]|[@.]", 1..4),
+        json in any::<bool>(),
+    ) {
+        let key = key();
+        let map = map(&[&["id"]], &["id", "note*"]);
+        let line = |(i, t): (usize, &String)| match json {
+            true => format!("{{\"id\":{i},\"note\":{}}}\n", serde_json::Value::from(t.as_str())),
+            false => format!("{i},\"{t}\"\n"),
+        };
+        let text: String = texts.iter().enumerate().map(line).collect();
+        let (format, text): (&'static dyn RecordFormat, _) = if json { (&NDJSON, text) } else { (&CSV, format!("id,note\n{text}")) };
+        let mentions = || PlainMentions::new(vec![("any".into(), values.clone())]).unwrap();
+        let content = Memory::mapped(format, &map, &[0], text.as_bytes());
+        let found = |mentions: &dyn Mentions| {
+            let found = editor(&content, format, &map, &key).find_text(&map, 0, mentions).unwrap();
+            found.into_iter().map(|f| f.key).collect::<Vec<_>>()
+        };
+        let with = found(&mentions());
+        prop_assert_eq!(&with, &found(&Blind(mentions())));
+        prop_assert_eq!(with.len(), texts.iter().filter(|t| !mentions().spans(t).is_empty()).count());
+    }
 }
 
 #[test]
@@ -286,17 +344,6 @@ fn collateral_damage_is_noticed() {
 }
 
 #[test]
-fn covered_fields_are_read_back_from_their_key() {
-    for fields in [vec!["email"], vec!["last, first", "a:raw b"], vec!["x(y)", "items[].id"]] {
-        let probe = probe(&fields);
-        assert_eq!(covered_fields(&probe.key("a collection")).unwrap(), probe.fields);
-    }
-    for bad in ["", "x", "x()", "x(a)", "x(a:raw", "x(a:raw,)", "x(a:raw,b)", "x(a:lower+nfc)"] {
-        assert_eq!(covered_fields(bad), None, "{bad}");
-    }
-}
-
-#[test]
 fn a_senator_goes_from_real_files() {
     let Some(data) = real_data() else { return };
     let key = key();
@@ -406,11 +453,15 @@ fn speed_of_records() {
             format.scan(&p.context, &p.bytes, &[field.to_string()], &mut |_| Ok(Decision::Keep)).unwrap();
         }
         report("scan one field", began);
-        let probes: Vec<ProbeFields> = coverage(&map, &[0]).into_iter().map(|c| c.fields).collect();
-        let began = cpu_seconds();
-        for p in &pieces {
-            marks_for(format, &p.context, &p.bytes, &probes, &key).unwrap();
+        for (what, searched) in [("two probes", false), ("two probes and text", true)] {
+            let mut map = map.clone();
+            map.collections[0].fields.extend(searched.then(|| self::field("note", true)));
+            let covers = Covers::of_map(&map, &[0]);
+            let began = cpu_seconds();
+            for p in &pieces {
+                covers.block(format, &p.context, &p.bytes, &key).unwrap();
+            }
+            report(&format!("marks of {what}"), began);
         }
-        report("marks of two probes", began);
     }
 }
