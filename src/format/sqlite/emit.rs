@@ -1,8 +1,9 @@
 //! Giving back what an edit changed: the runs whose bytes differ, each with a fresh identity block.
 
 use super::editor::SqliteEditor;
-use super::marks::{Layout, Owners};
+use super::marks::Layout;
 use super::overlay::Overlay;
+use super::owners::Owners;
 use super::pages::Header;
 use super::schema::Schema;
 use super::scrub::{ScrubPlan, Scrubbed};
@@ -88,7 +89,8 @@ fn run_marks(
         let owner = owners.owner(image, header, (no, page), &mut layout.roots())?;
         leaves.extend(owner.map(|root| (no, page, root)));
     }
-    let block = layout.block((image, header), &mut leaves.into_iter(), run.len(), None, key)?;
+    let context = layout.context((image, header), &mut leaves.iter().copied(), key)?;
+    let block = layout.block((image, header), &mut leaves.into_iter(), (run.len(), context), key)?;
     Ok(layout.is_complete().then_some(block))
 }
 

@@ -18,7 +18,6 @@ use crate::{Error, Result};
 use rusqlite::Connection;
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
@@ -294,12 +293,7 @@ impl Layout {
     }
 
     /// The context of a run's block, from [`Layout::spilled`] of its leaf pages: empty where nothing is.
-    fn context<'r>(
-        &self,
-        image: (&dyn Image, &Header),
-        leaves: &mut dyn Iterator<Item = (u32, &'r [u8], u32)>,
-        key: &TokenKey,
-    ) -> Result<Vec<u8>> {
+    pub(super) fn context(&self, image: (&dyn Image, &Header), leaves: &mut Leaves<'_, '_>, key: &TokenKey) -> Result<Vec<u8>> {
         let mut digest = None;
         for (no, page, root) in leaves {
             self.spilled(image, (no, page), root, &mut digest, key)?;
@@ -307,34 +301,25 @@ impl Layout {
         Ok(digest.map(|d| d.finalize().as_bytes()[..16].to_vec()).unwrap_or_default())
     }
 
-    /// The identity block of a run with these leaf pages: number, bytes, and root of the table that each belongs to.
-    pub(super) fn block<'r>(
+    /// The identity block of a run of this many bytes with these leaf pages.
+    pub(super) fn block(
         &self,
         (image, header): (&dyn Image, &Header),
-        leaves: &mut dyn Iterator<Item = (u32, &'r [u8], u32)>,
-        run: usize,
-        context: Option<&[u8]>,
+        leaves: &mut Leaves<'_, '_>,
+        (run, context): (usize, Vec<u8>),
         key: &TokenKey,
     ) -> Result<Marks> {
         let mut rows = Vec::new();
         let text_key = TextKey::new(key);
         let mut filter = (!self.text.is_empty()).then(|| TextFilter::new(&text_key));
-        let mut digest = None;
         for (no, page, root) in leaves {
             rows.extend(self.rows_of_page(image, header, no, page, root, key)?);
             if let Some(filter) = &mut filter {
                 self.text.filter_page((image, header), (no, page), root, filter)?;
             }
-            if context.is_none() {
-                self.spilled((image, header), (no, page), root, &mut digest, key)?;
-            }
         }
         rows.sort_unstable();
         rows.dedup();
-        let context = match (context, digest) {
-            (Some(known), _) => known.to_vec(),
-            (None, digest) => digest.map(|d| d.finalize().as_bytes()[..16].to_vec()).unwrap_or_default(),
-        };
         Ok(Marks { context, records: 0, rows, text: filter.and_then(|f| f.finish(run)) })
     }
 
@@ -493,6 +478,12 @@ pub struct CutReport {
 /// Makes a run's identity block when it is asked for: not for runs that an earlier archive already has one for.
 pub type LazyMarks<'a> = &'a dyn Fn() -> Result<Option<Marks>>;
 
+/// Takes a run, the context of its identity block, and the means to make the block.
+pub type TakeRun<'a> = dyn FnMut(&[u8], &[u8], LazyMarks<'_>) -> Result<()> + 'a;
+
+/// Leaf pages of a run: number, bytes, and root page of the table that each belongs to.
+pub(super) type Leaves<'i, 'r> = dyn Iterator<Item = (u32, &'r [u8], u32)> + 'i;
+
 /// A database about to be cut into runs.
 pub struct Cut<'a> {
     image: &'a dyn Image,
@@ -535,7 +526,7 @@ impl<'a> Cut<'a> {
 
     /// Hands out the runs in order, scrubbed, each with its block's context and the means to make the block. Blocks of an earlier archive fit
     /// equal runs only where the context is equal too.
-    pub fn stream(mut self, out: &mut dyn FnMut(&[u8], &[u8], LazyMarks<'_>) -> Result<()>) -> Result<CutReport> {
+    pub fn stream(mut self, out: &mut TakeRun<'_>) -> Result<CutReport> {
         let mut scrub = Scrubbed::default();
         let mut unscrubbed = 0u64;
         for index in 0..self.image.runs() {
@@ -561,7 +552,7 @@ impl<'a> Cut<'a> {
             let marks = || {
                 let Some((layout, plan)) = covering else { return Ok(None) };
                 let leaves = &mut plan.leaves(index, &run);
-                layout.block((self.image, plan.header()), leaves, run.len(), Some(&context), self.key).map(Some)
+                layout.block((self.image, plan.header()), leaves, (run.len(), context.clone()), self.key).map(Some)
             };
             out(&run, &context, &marks)?;
         }
@@ -582,87 +573,6 @@ impl<'a> Cut<'a> {
 }
 
 /// Plans and streams in one go.
-pub fn cut(
-    image: &dyn Image,
-    map: &DataMap,
-    collections: &[usize],
-    key: &TokenKey,
-    out: &mut dyn FnMut(&[u8], &[u8], LazyMarks<'_>) -> Result<()>,
-) -> Result<CutReport> {
+pub fn cut(image: &dyn Image, map: &DataMap, collections: &[usize], key: &TokenKey, out: &mut TakeRun<'_>) -> Result<CutReport> {
     Cut::plan(image, map, collections, key)?.stream(out)
-}
-
-/// Tells which table a leaf page belongs to, by looking up the page's first row in each table that is in question.
-/// Inner pages are parsed once; leaves are not read for it (all leaves of a table are equally deep).
-#[derive(Default)]
-pub(super) struct Owners {
-    /// Levels above the leaves, by root page.
-    depths: HashMap<u32, u32>,
-    /// Keys and children of inner pages.
-    inner: HashMap<u32, (Vec<i64>, Vec<u32>)>,
-}
-
-impl Owners {
-    /// The leaf page of a table on which this row id belongs.
-    pub(super) fn locate(&mut self, image: &dyn Image, header: &Header, root: u32, rowid: i64) -> Result<Option<u32>> {
-        let depth = match self.depths.get(&root) {
-            Some(depth) => *depth,
-            None => {
-                let (mut depth, mut no) = (0, root);
-                while let Some((_, children)) = self.inner(image, header, no)? {
-                    let first = children.first().copied().unwrap_or(0);
-                    (depth, no) = (depth + 1, first);
-                    if depth > 64 {
-                        return Err(Bad { page: root, what: "a table without leaves" }.at(&image.path()));
-                    }
-                }
-                self.depths.insert(root, depth);
-                depth
-            }
-        };
-        let mut no = root;
-        for _ in 0..depth {
-            let Some((keys, children)) = self.inner(image, header, no)? else { return Ok(None) };
-            let Some(child) = children.get(keys.partition_point(|k| *k < rowid)) else { return Ok(None) };
-            no = *child;
-        }
-        Ok(Some(no))
-    }
-
-    /// Which of these tables a page of rows belongs to; none where it has no rows or is no page of theirs any more.
-    pub(super) fn owner(
-        &mut self,
-        image: &dyn Image,
-        header: &Header,
-        (no, page): (u32, &[u8]),
-        roots: &mut dyn Iterator<Item = u32>,
-    ) -> Result<Option<u32>> {
-        let mut tree = Btree::default();
-        tree.parse(page, no, header).map_err(|b| b.at(&image.path()))?;
-        let Some(first) = tree.cells.first().map(|c| c.rowid) else { return Ok(None) };
-        for root in roots {
-            if self.locate(image, header, root, first)? == Some(no) {
-                return Ok(Some(root));
-            }
-        }
-        Ok(None)
-    }
-
-    /// `None` for a leaf.
-    fn inner(&mut self, image: &dyn Image, header: &Header, no: u32) -> Result<Option<&(Vec<i64>, Vec<u32>)>> {
-        if let Entry::Vacant(slot) = self.inner.entry(no) {
-            if no < 1 || no > header.pages {
-                return Err(Bad { page: no, what: "does not exist, but something refers to it" }.at(&image.path()));
-            }
-            let (mut buf, mut tree) = (vec![0; header.page], Btree::default());
-            super::read_page(image, header, no, &mut buf)?;
-            tree.parse(&buf, no, header).map_err(|b| b.at(&image.path()))?;
-            if tree.kind() != Some(Kind::TableInterior) {
-                return Ok(None);
-            }
-            let keys = tree.cells.iter().map(|c| c.rowid).collect();
-            slot.insert((keys, std::mem::take(&mut tree.children)));
-        }
-        Ok(self.inner.get(&no))
-    }
 }

@@ -23,6 +23,7 @@ mod foreign;
 mod fulltext;
 pub mod marks;
 pub mod overlay;
+mod owners;
 pub mod pages;
 pub mod place;
 pub mod record;

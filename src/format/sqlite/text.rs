@@ -2,7 +2,8 @@
 //! rule the person out.
 
 use super::editor::SqliteEditor;
-use super::marks::{Owners, TableColumn, table_column};
+use super::marks::{TableColumn, table_column};
+use super::owners::Owners;
 use super::pages::{Bad, Btree, HEADER, Header, Kind};
 use super::record::{self, Spans};
 use super::schema::{Schema, Table, TableKind};
