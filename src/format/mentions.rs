@@ -120,34 +120,15 @@ struct Folded<'a> {
 
 impl<'a> Folded<'a> {
     fn new(text: &'a str) -> Folded<'a> {
-        let spaces = |pair: &[u8]| matches!(pair, [a, b] if a.is_ascii_whitespace() && b.is_ascii_whitespace());
-        let odd_space = |b: &u8| b.is_ascii_control();
-        if text.is_ascii() && !text.as_bytes().windows(2).any(spaces) && !text.as_bytes().iter().any(odd_space) {
+        if is_folded(text) {
             return Folded { text: Cow::Borrowed(text), origin: None };
         }
-        let mut out = String::with_capacity(text.len());
         let mut origin: Vec<Range<usize>> = Vec::with_capacity(text.len());
-        for (at, c) in text.char_indices() {
-            let span = at..at + c.len_utf8();
-            match c {
-                // Invisible: soft hyphen, zero-width space and joiners, word joiner, byte order mark.
-                '\u{AD}' | '\u{200B}'..='\u{200D}' | '\u{2060}' | '\u{FEFF}' => continue,
-                c if c.is_whitespace() => {
-                    if out.ends_with(' ') {
-                        if let Some(last) = origin.last_mut() {
-                            last.end = span.end;
-                        }
-                    } else {
-                        out.push(' ');
-                    }
-                }
-                '\u{2018}' | '\u{2019}' | '\u{2BC}' => out.push('\''),
-                '\u{2010}' | '\u{2011}' => out.push('-'),
-                c => c.to_lowercase().for_each(|l| decompose_canonical(l, |d| out.push(d))),
-            }
-            origin.resize(out.len(), span);
-        }
-        Folded { text: Cow::Owned(out), origin: Some(origin) }
+        let text = fold(text, |length, span, joins| match origin.last_mut().filter(|_| joins) {
+            Some(last) => last.end = span.end,
+            None => origin.resize(length, span),
+        });
+        Folded { text: Cow::Owned(text), origin: Some(origin) }
     }
 
     fn origin(&self, span: Range<usize>) -> Range<usize> {
@@ -156,6 +137,38 @@ impl<'a> Folded<'a> {
         let end = span.end.checked_sub(1).and_then(|last| origin.get(last)).map_or(start, |o| o.end);
         start..end.max(start)
     }
+}
+
+/// Whether folding would change nothing but the case.
+fn is_folded(text: &str) -> bool {
+    let spaces = |pair: &[u8]| matches!(pair, [a, b] if a.is_ascii_whitespace() && b.is_ascii_whitespace());
+    let odd_space = |b: &u8| b.is_ascii_control();
+    text.is_ascii() && !text.as_bytes().windows(2).any(spaces) && !text.as_bytes().iter().any(odd_space)
+}
+
+/// The text in the form that values are compared in. `place` is told of each character that left something: the length of what there is
+/// with it, where it stands, and whether it is white space that joins the white space before it.
+fn fold(text: &str, mut place: impl FnMut(usize, Range<usize>, bool)) -> String {
+    let mut out = String::with_capacity(text.len());
+    for (at, c) in text.char_indices() {
+        let mut joins = false;
+        match c {
+            '!'..='~' => out.push(c.to_ascii_lowercase()),
+            // Invisible: soft hyphen, zero-width space and joiners, word joiner, byte order mark.
+            '\u{AD}' | '\u{200B}'..='\u{200D}' | '\u{2060}' | '\u{FEFF}' => continue,
+            c if c.is_whitespace() => {
+                joins = out.ends_with(' ');
+                if !joins {
+                    out.push(' ');
+                }
+            }
+            '\u{2018}' | '\u{2019}' | '\u{2BC}' => out.push('\''),
+            '\u{2010}' | '\u{2011}' => out.push('-'),
+            c => c.to_lowercase().for_each(|l| decompose_canonical(l, |d| out.push(d))),
+        }
+        place(out.len(), at..at + c.len_utf8(), joins);
+    }
+    out
 }
 
 fn is_word(c: char) -> bool {

@@ -17,6 +17,9 @@ const FEWEST: usize = 2;
 /// Bits set for a feature.
 const PLACES: u32 = 4;
 
+/// Hashes that are remembered to leave out repetitions early.
+const RECENT: usize = 2048;
+
 /// A filter takes at most this share of the bytes that it speaks for,
 const SHARE: usize = 32;
 /// but may have this many bytes in any case,
@@ -58,7 +61,9 @@ fn places(hash: u64, bytes: usize) -> impl Iterator<Item = (usize, u8)> {
 pub struct TextFilter<'k> {
     key: &'k TextKey,
     hashes: Vec<u64>,
-    /// Up to here sorted and each once.
+    /// Those met lately, by their lowest bits: most words repeat soon.
+    recent: Vec<u64>,
+    /// How many there were when each was last there only once.
     distinct: usize,
     bytes: usize,
     given_up: bool,
@@ -67,7 +72,7 @@ pub struct TextFilter<'k> {
 impl<'k> TextFilter<'k> {
     /// Of no text yet.
     pub fn new(key: &'k TextKey) -> TextFilter<'k> {
-        TextFilter { key, hashes: Vec::new(), distinct: 0, bytes: 0, given_up: false }
+        TextFilter { key, hashes: Vec::new(), recent: vec![0; RECENT], distinct: 0, bytes: 0, given_up: false }
     }
 
     /// Adds a text.
@@ -76,13 +81,19 @@ impl<'k> TextFilter<'k> {
         if self.given_up {
             return;
         }
-        let TextFilter { key, hashes, distinct, given_up, .. } = self;
+        let TextFilter { key, hashes, recent, distinct, given_up, .. } = self;
         of_text(text, |feature| {
             if *given_up {
                 return;
             }
-            hashes.push(key.hash(feature));
-            // Most words repeat: dropping them now and then bounds the memory.
+            let hash = key.hash(feature);
+            match recent.get_mut(hash as usize % RECENT) {
+                Some(last) if *last == hash => return,
+                Some(last) => *last = hash,
+                None => {}
+            }
+            hashes.push(hash);
+            // Dropping what repeats now and then bounds the memory.
             if hashes.len() > 2 * *distinct + 16 * 1024 {
                 hashes.sort_unstable();
                 hashes.dedup();

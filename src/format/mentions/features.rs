@@ -8,7 +8,7 @@
 //! - the last seven digits of every group of digits that could end a **phone number**, written `#1234567`. A phone number is found
 //!   where its digits follow each other, whatever stands between, and a group ends with them.
 
-use super::{DigitRun, Folded, PHONE_DIGITS, digit_runs, is_word};
+use super::{DigitRun, PHONE_DIGITS, digit_runs, fold, is_folded, is_word};
 
 /// Signs that carry the local part of an address on, and its domain: as in [`super::stands_alone`].
 pub(super) const LOCAL_SIGNS: &str = "._%+-";
@@ -16,11 +16,8 @@ pub(super) const DOMAIN_SIGNS: &str = ".-";
 
 /// Calls `each` with every feature of a text, some more than once.
 pub fn of_text(text: &str, mut each: impl FnMut(&str)) {
-    let mut folded = Folded::new(text).text;
-    // Text that is ASCII was not folded.
-    if folded.bytes().any(|b| b.is_ascii_uppercase()) {
-        folded.to_mut().make_ascii_lowercase();
-    }
+    // Text that only differs by its case was not folded, but is compared without regard to it.
+    let folded = if is_folded(text) { text.to_ascii_lowercase() } else { fold(text, |_, _, _| {}) };
     of_folded(&folded, &mut each);
     for run in digit_runs(text) {
         run.ends(text, &mut each);

@@ -3,6 +3,7 @@ use crate::datamap::expr::Expr;
 use crate::datamap::{Feed, Field, TokenSet};
 use crate::format::blocks::Covers;
 use crate::format::csv::CSV;
+use crate::format::cutter::{CutSizes, Gear, MAX_RECORD, RecordPieces};
 use crate::format::mentions::PlainMentions;
 use crate::format::ndjson::NDJSON;
 use crate::format::testing::{Memory, collection, cpu_seconds, key, read, real_data};
@@ -426,7 +427,6 @@ proptest! {
 #[test]
 #[ignore = "a measurement"]
 fn speed_of_records() {
-    use crate::format::cutter::{CutSizes, Gear, MAX_RECORD, RecordPieces};
     let key = key();
     let csv: String = std::iter::once("id,email,name,city,phone,note\n".to_string())
         .chain(
@@ -464,4 +464,105 @@ fn speed_of_records() {
             report(&format!("marks of {what}"), began);
         }
     }
+}
+
+/// Texts of an mbox as lines of JSON: real prose, with the addresses of many.
+fn mails_as_ndjson(mbox: &str) -> (String, Vec<String>) {
+    let mails = mbox.split("\nFrom ").filter(|m| m.len() > 200);
+    let ndjson = mails.clone().map(|m| format!("{{\"id\":1,\"note\":{}}}\n", serde_json::Value::from(m))).collect();
+    let senders = mails.filter_map(|m| {
+        let line = m.lines().find_map(|l| l.strip_prefix("From: "))?;
+        let at = line.find('@')?;
+        let sign = |c: char| !(c.is_alphanumeric() || "._-+@".contains(c));
+        Some(line[line[..at].rfind(sign).map_or(0, |i| i + 1)..].split(sign).next()?.to_string())
+    });
+    let senders: BTreeSet<String> = senders.collect();
+    (ndjson, senders.into_iter().collect())
+}
+
+/// RESEAL_TEST_CRM: a folder made by `gen_crm base`.
+#[test]
+#[ignore = "a measurement"]
+fn figures_of_text_filters() {
+    let Some(data) = real_data() else { return };
+    let read = |p: std::path::PathBuf| String::from_utf8_lossy(&std::fs::read(p).unwrap()).into_owned();
+    let people = read(data.join("csv/FakeNameGenerator.com_3000.csv"));
+    let people: Vec<Vec<String>> = people.lines().skip(1).map(|l| l.split(',').map(String::from).collect()).collect();
+    let column = |at: &dyn Fn(&Vec<String>) -> Option<String>| -> Vec<String> { people.iter().filter_map(at).step_by(4).collect() };
+    let strangers = [
+        ("strangers' addresses", column(&|p| p.iter().find(|f| f.contains('@')).cloned())),
+        ("strangers' full names", column(&|p| Some(format!("{} {}", p.get(4)?, p.get(6)?)))),
+        ("strangers' family names", column(&|p| p.get(6).cloned())),
+        ("strangers' phone numbers", column(&|p| p.get(17).filter(|t| t.bytes().filter(u8::is_ascii_digit).count() > 6).cloned())),
+        ("numbers of six digits", (0..700).map(|i| (100_003 + i * 1234).to_string()).collect()),
+    ];
+    let mut sources = vec![("mailing list", read(data.join("mail/spamassassin_easy_ham_1.mbox")))];
+    sources.extend(
+        std::env::var_os("RESEAL_TEST_CRM").map(|dir| ("gen_crm's mail", read(std::path::Path::new(&dir).join("mail/support.mbox")))),
+    );
+    let key = key();
+    for (name, mbox) in sources {
+        let (ndjson, senders) = mails_as_ndjson(&mbox);
+        let map = map(&[&["id"]], &["id", "note*"]);
+        let gear = Gear::new(&[1; 32]);
+        let mut reader = ndjson.as_bytes();
+        let pieces = RecordPieces::open(&NDJSON, &map.collections[0], &mut reader, "x", &gear, CutSizes::records(), MAX_RECORD).unwrap();
+        let pieces: Vec<Piece> = pieces.collect::<Result<_>>().unwrap();
+        let texts: Vec<Vec<String>> = pieces.iter().map(read_texts).collect();
+        let seconds = |searched: bool| {
+            let mut map = map.clone();
+            map.collections[0].fields.get_mut("note").unwrap().scan = searched;
+            let covers = Covers::of_map(&map, &[0]);
+            let began = cpu_seconds();
+            let blocks: Vec<Marks> = pieces.iter().map(|p| covers.block(&NDJSON, &p.context, &p.bytes, &key).unwrap().0).collect();
+            (cpu_seconds() - began, blocks)
+        };
+        let ((without, _), (with, blocks)) = (seconds(false), seconds(true));
+        let stored = |b: &Marks| zstd::bulk::compress(&b.encode().unwrap(), 3).unwrap().len();
+        let plain: usize = blocks.iter().map(|b| stored(&Marks { text: None, ..b.clone() })).sum();
+        let all: usize = blocks.iter().map(stored).sum();
+        let data: usize = pieces.iter().map(|p| zstd::bulk::compress(&p.bytes, 3).unwrap().len()).sum();
+        println!(
+            "{name}: {} pieces, {:.1} MB; filters {} bytes stored, {:.2} % of the bytes, {:.2} % of what is stored; {:.0} MB/s more to make; {} pieces have none",
+            pieces.len(),
+            ndjson.len() as f64 / 1e6,
+            all - plain,
+            (all - plain) as f64 / ndjson.len() as f64 * 100.0,
+            (all - plain) as f64 / (data + plain) as f64 * 100.0,
+            ndjson.len() as f64 / 1e6 / (with - without),
+            blocks.iter().filter(|b| b.text.is_none()).count()
+        );
+        for (kind, values) in strangers.iter().chain([&("senders' addresses", senders.clone())]) {
+            let (mut open, mut hold, mut asked) = (0usize, 0usize, 0usize);
+            for value in values.iter().take(700) {
+                let mentions = PlainMentions::new(vec![("any".into(), vec![value.clone()])]).unwrap();
+                let Some(groups) = mentions.features() else { continue };
+                let wanted = WantedText::new(&key, groups);
+                asked += 1;
+                for (block, texts) in blocks.iter().zip(&texts) {
+                    if wanted.may_be_in(block.text.as_deref()) {
+                        open += 1;
+                        hold += usize::from(texts.iter().any(|t| !mentions.spans(t).is_empty()));
+                    }
+                }
+            }
+            println!(
+                "  {kind}: {asked} values; per value {:.2} pieces hold it, {:.2} are opened for nothing ({:.2} % of those without it)",
+                hold as f64 / asked as f64,
+                (open - hold) as f64 / asked as f64,
+                (open - hold) as f64 / (asked * pieces.len() - hold) as f64 * 100.0
+            );
+        }
+    }
+}
+
+fn read_texts(piece: &Piece) -> Vec<String> {
+    let mut out = Vec::new();
+    NDJSON
+        .scan(&piece.context, &piece.bytes, &["note".to_string()], &mut |record| {
+            out.extend(record.values.iter().flatten().filter_map(|v| v.canonical().map(|t| t.into_owned())));
+            Ok(Decision::Keep)
+        })
+        .unwrap();
+    out
 }
