@@ -239,9 +239,12 @@ fn digit_runs(text: &str) -> Vec<DigitRun> {
     let mut run = DigitRun { digits: Vec::new(), places: Vec::new() };
     let mut gap = 0;
     let mut close = |run: &mut DigitRun| {
-        let done = std::mem::replace(run, DigitRun { digits: Vec::new(), places: Vec::new() });
-        if done.digits.len() >= PHONE_DIGITS {
-            runs.push(done);
+        // Most numbers are short, and there are many.
+        if run.digits.len() >= PHONE_DIGITS {
+            runs.push(std::mem::replace(run, DigitRun { digits: Vec::new(), places: Vec::new() }));
+        } else {
+            run.digits.clear();
+            run.places.clear();
         }
     };
     for (at, b) in text.bytes().enumerate() {

@@ -14,9 +14,6 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Opened pieces kept for the next question, in bytes.
-const CACHE: usize = 32 * 1024 * 1024;
-
 /// Everything decided about one record.
 #[derive(Debug, Default)]
 struct Fate {
@@ -33,6 +30,8 @@ pub struct RecordsEditor<'k> {
     found: HashSet<(usize, RecordKey)>,
     cache: VecDeque<(usize, Arc<Vec<u8>>)>,
     cached: usize,
+    /// Bytes of opened pieces kept for the next question.
+    keep: usize,
     fell_back: bool,
     missing: BTreeSet<String>,
     malformed: BTreeMap<usize, u32>,
@@ -41,17 +40,18 @@ pub struct RecordsEditor<'k> {
 
 impl<'k> RecordsEditor<'k> {
     /// `collection` is one of those that name the entry: its dialect serves where the entry was cut before the map named it and so
-    /// has no identity blocks. Such an entry is read once, here.
+    /// has no identity blocks. Such an entry is read once, here. `memory`: bytes that reading may take.
     pub fn new(
         content: Arc<dyn EntryContent>,
         format: &'static dyn RecordFormat,
         collection: &Collection,
         key: &'k TokenKey,
+        memory: u64,
     ) -> Result<RecordsEditor<'k>> {
         let mut content = content;
         let mut recut = None;
         if content.pieces() > 0 && content.marks(0)?.is_none() {
-            let view = Arc::new(Recut::new(content, format, collection)?);
+            let view = Arc::new(Recut::new(content, format, collection, cutter::max_record(memory))?);
             content = view.clone();
             recut = Some(view);
         }
@@ -63,6 +63,7 @@ impl<'k> RecordsEditor<'k> {
             found: HashSet::new(),
             cache: VecDeque::new(),
             cached: 0,
+            keep: usize::try_from(memory / 8).unwrap_or(usize::MAX),
             fell_back: false,
             missing: BTreeSet::new(),
             malformed: BTreeMap::new(),
@@ -77,7 +78,7 @@ impl<'k> RecordsEditor<'k> {
         let bytes = self.content.piece(index)?;
         self.cached += bytes.len();
         self.cache.push_back((index, bytes.clone()));
-        while self.cached > CACHE && self.cache.len() > 1 {
+        while self.cached > self.keep && self.cache.len() > 1 {
             if let Some((_, old)) = self.cache.pop_front() {
                 self.cached -= old.len();
             }

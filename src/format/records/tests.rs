@@ -40,7 +40,7 @@ fn wanted<'k>(key: &'k TokenKey, values: &[&[&str]]) -> TokenSet<'k> {
 }
 
 fn editor<'k>(content: &Arc<Memory>, format: &'static dyn RecordFormat, map: &DataMap, key: &'k TokenKey) -> Box<RecordsEditor<'k>> {
-    Box::new(RecordsEditor::new(content.clone(), format, &map.collections[0], key).unwrap())
+    Box::new(RecordsEditor::new(content.clone(), format, &map.collections[0], key, 256 << 20).unwrap())
 }
 
 fn people(n: usize) -> String {
@@ -267,6 +267,18 @@ fn an_entry_cut_before_it_was_mapped_is_edited_all_the_same() {
 }
 
 #[test]
+fn a_record_larger_than_the_memory_allows_is_an_error_that_names_it() {
+    let key = key();
+    let map = map(&[&["email"]], &["email"]);
+    let text = format!("email,note\na@x.org,x\nb@x.org,\"secret{}\"\n", "y".repeat(70_000));
+    let content = Memory::raw(text.as_bytes(), 4096);
+    let refused = RecordsEditor::new(content.clone(), &CSV, &map.collections[0], &key, 8 * 65_536).err().unwrap().to_string();
+    assert!(refused.contains("entry") && refused.contains("record 3 at byte 21") && refused.contains("65536 bytes"), "{refused}");
+    assert!(!refused.contains("secret"));
+    assert!(RecordsEditor::new(content, &CSV, &map.collections[0], &key, 16 * 65_536).is_ok());
+}
+
+#[test]
 fn malformed_records_are_reported() {
     let key = key();
     let map = map(&[&["a"]], &["a"]);
@@ -413,7 +425,7 @@ proptest! {
         prop_assert_eq!(String::from_utf8(content.bytes()).unwrap(), expected);
         // Whoever looks again finds nobody, by the new blocks and by reading.
         if !raw {
-            let mut again = RecordsEditor::new(content.clone(), &CSV, &map.collections[0], &key).unwrap();
+            let mut again = RecordsEditor::new(content.clone(), &CSV, &map.collections[0], &key, 256 << 20).unwrap();
             prop_assert!(again.find(&map, 0, &map.collections[0].probes[0], &set).unwrap().is_empty());
             let pieces: Vec<Piece> = content.pieces.lock().unwrap().iter()
                 .map(|(b, m)| Piece { bytes: b.clone(), context: m.as_ref().unwrap().context.clone() }).collect();
