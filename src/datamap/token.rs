@@ -39,6 +39,11 @@ impl TokenKey {
         TokenKey(key)
     }
 
+    /// A key for another use of the same secret. No token is made of such bytes: they would have to be of an impossible length.
+    pub fn derived(&self, purpose: &str) -> zeroize::Zeroizing<[u8; 32]> {
+        zeroize::Zeroizing::new(*blake3::keyed_hash(&self.0, purpose.as_bytes()).as_bytes())
+    }
+
     /// The token of values that are already normalised. The count and each length are hashed, so no two sequences collide.
     pub fn of_normalized<S: AsRef<str>>(&self, values: &[S]) -> Token {
         // In one call where it is short, which it nearly always is: setting up a hasher costs more than hashing.

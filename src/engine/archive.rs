@@ -2,6 +2,7 @@
 
 use super::blocks::MarksCache;
 use crate::datamap::Tokens;
+use crate::format::text_filter::WantedText;
 use crate::format::{EntryContent, Marks};
 use crate::repository::entry::{ChunkRef, Entry, Role};
 use crate::repository::{ChunkReader, Head, ListChunk, entries, list_chunks, shared_entries, tree_refs};
@@ -103,6 +104,9 @@ impl EntryContent for StoredContent {
     }
     fn candidates(&self, probe: u16, wanted: &dyn Tokens) -> Result<Vec<usize>> {
         self.marks.candidates(&self.reader, &mut self.refs.iter().map(|r| r.marks), probe, wanted)
+    }
+    fn mentioning(&self, wanted: &WantedText) -> Result<Vec<usize>> {
+        self.marks.mentioning(&self.reader, &mut self.refs.iter().map(|r| r.marks), wanted)
     }
     fn covers(&self) -> &[String] {
         &self.covers

@@ -4,7 +4,8 @@
 use crate::Result;
 use crate::datamap::{Fingerprint, Tokens};
 use crate::format::Marks;
-use crate::format::marks::BlockTokens;
+use crate::format::marks::Summary;
+use crate::format::text_filter::WantedText;
 use crate::repository::ChunkReader;
 use crate::repository::entry::{ChunkId, Role};
 use std::collections::HashMap;
@@ -27,9 +28,9 @@ pub struct MarksCache {
 struct Inner {
     /// Numbers the blocks met.
     slots: HashMap<ChunkId, u32, ById>,
-    tokens: Vec<Option<Arc<BlockTokens>>>,
-    /// By set of tokens and probe, for each block: 0 not known, 1 none of the set, 2 some.
-    answers: HashMap<(Fingerprint, u16), Vec<u8>>,
+    summaries: Vec<Option<Arc<Summary>>>,
+    /// By what was asked, for each block: 0 not known, 1 none of it, 2 some.
+    answers: HashMap<Question, Vec<u8>>,
     bytes: usize,
 }
 
@@ -49,6 +50,12 @@ impl std::hash::Hasher for FirstBytes {
         }
     }
 }
+
+/// Which tokens for which probe, or (no probe) which features of text.
+type Question = (Fingerprint, Option<u16>);
+
+/// What answers it.
+type Holds<'h> = dyn Fn(&Summary) -> bool + Sync + 'h;
 
 /// A block to be asked: its place among the references asked about, itself, its number if it has one.
 type Asked = (usize, ChunkId, Option<u32>);
@@ -71,12 +78,32 @@ impl MarksCache {
         probe: u16,
         wanted: &dyn Tokens,
     ) -> Result<Vec<usize>> {
-        let question = (wanted.fingerprint(), probe);
+        let holds = |block: &Summary| block.tokens.iter().any(|(p, list)| *p == probe && wanted.any_short(list));
+        self.search(reader, blocks, (wanted.fingerprint(), Some(probe)), &holds)
+    }
+
+    /// Places of those blocks whose records' texts may mention the person, in order. Where there is no block, they may.
+    pub fn mentioning(
+        &self,
+        reader: &ChunkReader,
+        blocks: &mut dyn Iterator<Item = Option<ChunkId>>,
+        wanted: &WantedText,
+    ) -> Result<Vec<usize>> {
+        self.search(reader, blocks, (wanted.fingerprint(), None), &|block| wanted.may_be_in(block.text.as_deref()))
+    }
+
+    fn search(
+        &self,
+        reader: &ChunkReader,
+        blocks: &mut dyn Iterator<Item = Option<ChunkId>>,
+        question: Question,
+        holds: &Holds<'_>,
+    ) -> Result<Vec<usize>> {
         let mut out = Vec::new();
         let mut open: Vec<Asked> = Vec::new();
         {
             let mut inner = self.lock();
-            let Inner { slots, tokens, answers, bytes } = &mut *inner;
+            let Inner { slots, summaries, answers, bytes } = &mut *inner;
             let mut answers = answers.get(&question);
             for (place, block) in blocks.enumerate() {
                 let Some(id) = block else {
@@ -86,9 +113,9 @@ impl MarksCache {
                 let slot = match slots.get(&id) {
                     Some(slot) => Some(*slot),
                     None if *bytes + SLOT <= self.limit => {
-                        let slot = tokens.len() as u32;
+                        let slot = summaries.len() as u32;
                         slots.insert(id, slot);
-                        tokens.push(None);
+                        summaries.push(None);
                         *bytes += SLOT;
                         Some(slot)
                     }
@@ -104,7 +131,7 @@ impl MarksCache {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(open.len().div_ceil(AHEAD)).max(1);
         let share = open.len().div_ceil(threads).max(1);
         let found: Vec<Result<Vec<(Asked, bool)>>> = std::thread::scope(|scope| {
-            let ask = |asked: &[Asked]| asked.chunks(AHEAD).map(|batch| self.ask(reader, batch, probe, wanted)).collect::<Result<Vec<_>>>();
+            let ask = |asked: &[Asked]| asked.chunks(AHEAD).map(|batch| self.ask(reader, batch, holds)).collect::<Result<Vec<_>>>();
             let mut shares = open.chunks(share);
             let mine = shares.next();
             let others: Vec<_> = shares.map(|asked| scope.spawn(move || ask(asked))).collect();
@@ -113,7 +140,7 @@ impl MarksCache {
             all.into_iter().map(|r| r.map(|batches| batches.into_iter().flatten().collect())).collect()
         });
         let mut inner = self.lock();
-        let known = inner.tokens.len();
+        let known = inner.summaries.len();
         let fresh = !inner.answers.contains_key(&question);
         // A bit of memory for each set asked about; when there is none left, nothing more is remembered.
         let remember = !fresh || inner.bytes + known <= self.limit;
@@ -139,10 +166,10 @@ impl MarksCache {
     }
 
     /// Asks a batch of blocks, opening those that were not yet.
-    fn ask(&self, reader: &ChunkReader, batch: &[Asked], probe: u16, wanted: &dyn Tokens) -> Result<Vec<(Asked, bool)>> {
-        let known: Vec<Option<Arc<BlockTokens>>> = {
+    fn ask(&self, reader: &ChunkReader, batch: &[Asked], holds: &Holds<'_>) -> Result<Vec<(Asked, bool)>> {
+        let known: Vec<Option<Arc<Summary>>> = {
             let inner = self.lock();
-            batch.iter().map(|(_, _, slot)| inner.tokens.get((*slot)? as usize)?.clone()).collect()
+            batch.iter().map(|(_, _, slot)| inner.summaries.get((*slot)? as usize)?.clone()).collect()
         };
         let unknown: Vec<_> = batch.iter().zip(&known).filter(|(_, k)| k.is_none()).map(|((_, id, _), _)| (*id, Role::Marks)).collect();
         if unknown.len() > 1 {
@@ -150,27 +177,27 @@ impl MarksCache {
         }
         let mut out = Vec::with_capacity(batch.len());
         for (asked, known) in batch.iter().zip(known) {
-            let tokens = match known {
-                Some(tokens) => tokens,
+            let block = match known {
+                Some(block) => block,
                 None => {
-                    let tokens = Arc::new(Marks::tokens(&reader.read(&asked.1, Role::Marks)?)?);
-                    self.keep(asked.2, &tokens);
-                    tokens
+                    let block = Arc::new(Marks::summary(&reader.read(&asked.1, Role::Marks)?)?);
+                    self.keep(asked.2, &block);
+                    block
                 }
             };
-            out.push((*asked, tokens.iter().any(|(p, list)| *p == probe && wanted.any_short(list))));
+            out.push((*asked, holds(&block)));
         }
         Ok(out)
     }
 
-    fn keep(&self, slot: Option<u32>, tokens: &Arc<BlockTokens>) {
-        let cost = tokens.iter().map(|(_, list)| 32 + list.len() * 4).sum::<usize>();
+    fn keep(&self, slot: Option<u32>, block: &Arc<Summary>) {
+        let cost = block.tokens.iter().map(|(_, list)| 32 + list.len() * 4).sum::<usize>() + block.text.as_ref().map_or(0, Vec::len);
         let mut inner = self.lock();
         if inner.bytes + cost > self.limit {
             return;
         }
-        if let Some(place) = slot.and_then(|s| inner.tokens.get_mut(s as usize))
-            && place.replace(tokens.clone()).is_none()
+        if let Some(place) = slot.and_then(|s| inner.summaries.get_mut(s as usize))
+            && place.replace(block.clone()).is_none()
         {
             inner.bytes += cost;
         }

@@ -72,7 +72,7 @@ pub struct Matches {
 /// Limits of a search.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Bytes of written pages or changed pieces kept in memory per entry.
+    /// Bytes of written pages kept in memory per entry: half of what the configuration allows.
     pub overlay: usize,
 }
 
@@ -183,7 +183,8 @@ fn editor_for<'k>(
             Box::new(SqliteEditor::open(content, view.dataset.token_key(), limits)?)
         }
         Serves::Records(format) => {
-            Box::new(RecordsEditor::new(content, format, &map.collections[collections[0]], view.dataset.token_key())?)
+            let memory = 2 * limits.overlay as u64;
+            Box::new(RecordsEditor::new(content, format, &map.collections[collections[0]], view.dataset.token_key(), memory)?)
         }
         Serves::Path => return Err(Error::format(entry.display_path(), "is a record as a whole and has none inside")),
     })

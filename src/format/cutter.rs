@@ -12,8 +12,14 @@ use std::io::Read;
 /// How much of an entry's start a format sees to settle its dialect, in bytes.
 pub const HEAD: usize = 64 * 1024;
 
-/// The default bound on one record, in bytes. A larger one is more likely a quote that never closes.
-pub const MAX_RECORD: usize = 64 * 1024 * 1024;
+/// The most that one record may take in any case, in bytes: with what stands before it in its piece it has to fit into a chunk. A larger one is
+/// more likely a quote that never closes.
+pub const MAX_RECORD: usize = 31 * 1024 * 1024;
+
+/// The most that one record may take where work has so much memory: cutting, scanning and sealing each hold it once.
+pub fn max_record(memory: u64) -> usize {
+    usize::try_from(memory / 8).unwrap_or(MAX_RECORD).min(MAX_RECORD)
+}
 
 /// Bytes that decide about a cut: the gear forgets older ones.
 const WINDOW: usize = 64;

@@ -1,4 +1,5 @@
-//! Identity blocks: for one piece of an entry, the tokens of the values by which its records can be found.
+//! Identity blocks: for one piece of an entry, the tokens of the values by which its records can be found, and a filter of the words in
+//! its texts.
 //!
 //! They are what makes finding a person in thirty archives a scan over small metadata: no data chunk is opened for it.
 //! A block depends only on its piece and on what the map probes, so archives share blocks as they share data.
@@ -25,8 +26,14 @@ impl MarkRow {
     }
 }
 
-/// A block's tokens by probe, without the records that they belong to: enough to know that a piece holds nobody who is wanted.
-pub type BlockTokens = Box<[(u16, Box<[u32]>)]>;
+/// A block's tokens by probe, without the records that they belong to, and its filter of text: enough to know that a piece holds nobody
+/// who is wanted.
+pub struct Summary {
+    /// Short tokens by probe.
+    pub tokens: Box<[(u16, Box<[u32]>)]>,
+    /// [`Marks::text`].
+    pub text: Option<Vec<u8>>,
+}
 
 /// The identity block of one piece.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,6 +44,8 @@ pub struct Marks {
     pub records: u32,
     /// Sorted by probe, then record.
     pub rows: Vec<MarkRow>,
+    /// The filter over the texts of the fields that are searched for mentions ([`super::text_filter`]); `None`: they may mention anybody.
+    pub text: Option<Vec<u8>>,
 }
 
 /// The stored form: columns, so that a block is mostly the tokens themselves.
@@ -55,6 +64,8 @@ struct Stored {
     /// Four bytes each, big-endian; eight in blocks of earlier versions.
     #[serde(rename = "t", with = "serde_bytes")]
     tokens: Vec<u8>,
+    #[serde(rename = "f", default, skip_serializing_if = "Option::is_none", with = "serde_bytes")]
+    text: Option<Vec<u8>>,
 }
 
 impl Marks {
@@ -68,6 +79,7 @@ impl Marks {
             probes: Vec::new(),
             records_delta: Vec::with_capacity(rows.len() * 2),
             tokens: Vec::with_capacity(rows.len() * 4),
+            text: self.text.clone(),
         };
         let mut previous = 0i64;
         for row in &rows {
@@ -103,14 +115,16 @@ impl Marks {
             }
         }
         drop(tokens);
-        Ok(Marks { context: stored.context, records: stored.records, rows })
+        Ok(Marks { context: stored.context, records: stored.records, rows, text: stored.text })
     }
 
-    /// Only the tokens of an encoded block, in a fraction of the time.
-    pub fn tokens(bytes: &[u8]) -> Result<BlockTokens> {
+    /// Only what tells whether a piece may hold somebody, in a fraction of the time.
+    pub fn summary(bytes: &[u8]) -> Result<Summary> {
         let stored = Stored::read(bytes)?;
-        let mut tokens = stored.shorts()?;
-        Ok(stored.probes.iter().map(|(probe, n)| (*probe, tokens.by_ref().take(*n as usize).collect())).collect())
+        let mut shorts = stored.shorts()?;
+        let tokens = stored.probes.iter().map(|(probe, n)| (*probe, shorts.by_ref().take(*n as usize).collect())).collect();
+        drop(shorts);
+        Ok(Summary { tokens, text: stored.text })
     }
 
     /// The rows of a probe.
@@ -178,13 +192,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_block_decodes_to_what_was_encoded(rows in proptest::collection::vec((0u16..5, any::<i64>(), any::<u64>()), 0..200), context in any::<Vec<u8>>()) {
+        fn a_block_decodes_to_what_was_encoded(rows in proptest::collection::vec((0u16..5, any::<i64>(), any::<u64>()), 0..200), context in any::<Vec<u8>>(), text in any::<Option<Vec<u8>>>()) {
             let mut rows: Vec<MarkRow> = rows.into_iter().map(|(probe, record, token)| MarkRow { probe, record, token }).collect();
             rows.iter_mut().for_each(|row| row.token = u64::from(row.short()) << 32);
             rows.sort_unstable();
-            let marks = Marks { context, records: 7, rows };
+            let marks = Marks { context, records: 7, rows, text };
             let encoded = marks.encode().unwrap();
-            let tokens = Marks::tokens(&encoded).unwrap();
+            let Summary { tokens, text } = Marks::summary(&encoded).unwrap();
+            prop_assert_eq!(&text, &marks.text);
             for (probe, tokens) in &tokens {
                 prop_assert_eq!(tokens.to_vec(), marks.of_probe(*probe).map(MarkRow::short).collect::<Vec<_>>());
             }
@@ -200,6 +215,7 @@ mod tests {
                 probes: if tokens.is_empty() { vec![] } else { vec![(3, tokens.len() as u32)] },
                 records_delta: vec![2; tokens.len()],
                 tokens: tokens.iter().flat_map(|t| t.to_be_bytes()).collect(),
+                text: None,
             };
             let mut bytes = Vec::new();
             ciborium::into_writer(&stored, &mut bytes).unwrap();
@@ -209,7 +225,7 @@ mod tests {
 
         #[test]
         fn hostile_bytes_are_an_error_or_a_block(bytes in any::<Vec<u8>>()) {
-            let _ = (Marks::decode(&bytes), Marks::tokens(&bytes));
+            let _ = (Marks::decode(&bytes), Marks::summary(&bytes));
         }
     }
 }

@@ -3,6 +3,8 @@
 //!
 //! Both err on the side of whole words ("Ann" is not in "Annual") and of one person (ann@x.org is not in joann@x.org).
 
+pub mod features;
+
 use super::Mentions;
 use crate::datamap::{Normalize, Tokens};
 use aho_corasick::{AhoCorasick, MatchKind};
@@ -23,6 +25,8 @@ pub struct PlainMentions {
     /// By pattern.
     shapes: Vec<Shape>,
     phones: Vec<Vec<u8>>,
+    /// For each pattern and each phone number what a text that holds it has; `None` when one of them leaves no such trace.
+    features: Option<Vec<Vec<String>>>,
 }
 
 /// What must not stand beside a match.
@@ -56,6 +60,8 @@ impl PlainMentions {
             }
         }
         let shapes = patterns.iter().map(|p| shape(p)).collect();
+        let features = patterns.iter().map(|p| features::of_pattern(p)).chain(phones.iter().map(|p| vec![features::of_phone(p)]));
+        let features = features.map(|group| (!group.is_empty()).then_some(group)).collect();
         let automaton = match patterns.is_empty() {
             true => None,
             false => Some(
@@ -66,7 +72,7 @@ impl PlainMentions {
                     .map_err(|e| crate::Error::Refused(format!("too many identities to search for at once: {e}")))?,
             ),
         };
-        Ok(PlainMentions { automaton, shapes, phones })
+        Ok(PlainMentions { automaton, shapes, phones, features })
     }
 }
 
@@ -99,6 +105,10 @@ impl Mentions for PlainMentions {
         }
         merged(spans)
     }
+
+    fn features(&self) -> Option<&[Vec<String>]> {
+        self.features.as_deref()
+    }
 }
 
 /// Text in the form that values are compared in, and where each byte of it came from.
@@ -110,34 +120,15 @@ struct Folded<'a> {
 
 impl<'a> Folded<'a> {
     fn new(text: &'a str) -> Folded<'a> {
-        let spaces = |pair: &[u8]| matches!(pair, [a, b] if a.is_ascii_whitespace() && b.is_ascii_whitespace());
-        let odd_space = |b: &u8| b.is_ascii_control();
-        if text.is_ascii() && !text.as_bytes().windows(2).any(spaces) && !text.as_bytes().iter().any(odd_space) {
+        if is_folded(text) {
             return Folded { text: Cow::Borrowed(text), origin: None };
         }
-        let mut out = String::with_capacity(text.len());
         let mut origin: Vec<Range<usize>> = Vec::with_capacity(text.len());
-        for (at, c) in text.char_indices() {
-            let span = at..at + c.len_utf8();
-            match c {
-                // Invisible: soft hyphen, zero-width space and joiners, word joiner, byte order mark.
-                '\u{AD}' | '\u{200B}'..='\u{200D}' | '\u{2060}' | '\u{FEFF}' => continue,
-                c if c.is_whitespace() => {
-                    if out.ends_with(' ') {
-                        if let Some(last) = origin.last_mut() {
-                            last.end = span.end;
-                        }
-                    } else {
-                        out.push(' ');
-                    }
-                }
-                '\u{2018}' | '\u{2019}' | '\u{2BC}' => out.push('\''),
-                '\u{2010}' | '\u{2011}' => out.push('-'),
-                c => c.to_lowercase().for_each(|l| decompose_canonical(l, |d| out.push(d))),
-            }
-            origin.resize(out.len(), span);
-        }
-        Folded { text: Cow::Owned(out), origin: Some(origin) }
+        let text = fold(text, |length, span, joins| match origin.last_mut().filter(|_| joins) {
+            Some(last) => last.end = span.end,
+            None => origin.resize(length, span),
+        });
+        Folded { text: Cow::Owned(text), origin: Some(origin) }
     }
 
     fn origin(&self, span: Range<usize>) -> Range<usize> {
@@ -148,7 +139,42 @@ impl<'a> Folded<'a> {
     }
 }
 
+/// Whether folding would change nothing but the case.
+fn is_folded(text: &str) -> bool {
+    let spaces = |pair: &[u8]| matches!(pair, [a, b] if a.is_ascii_whitespace() && b.is_ascii_whitespace());
+    let odd_space = |b: &u8| b.is_ascii_control();
+    text.is_ascii() && !text.as_bytes().windows(2).any(spaces) && !text.as_bytes().iter().any(odd_space)
+}
+
+/// The text in the form that values are compared in. `place` is told of each character that left something: the length of what there is
+/// with it, where it stands, and whether it is white space that joins the white space before it.
+fn fold(text: &str, mut place: impl FnMut(usize, Range<usize>, bool)) -> String {
+    let mut out = String::with_capacity(text.len());
+    for (at, c) in text.char_indices() {
+        let mut joins = false;
+        match c {
+            '!'..='~' => out.push(c.to_ascii_lowercase()),
+            // Invisible: soft hyphen, zero-width space and joiners, word joiner, byte order mark.
+            '\u{AD}' | '\u{200B}'..='\u{200D}' | '\u{2060}' | '\u{FEFF}' => continue,
+            c if c.is_whitespace() => {
+                joins = out.ends_with(' ');
+                if !joins {
+                    out.push(' ');
+                }
+            }
+            '\u{2018}' | '\u{2019}' | '\u{2BC}' => out.push('\''),
+            '\u{2010}' | '\u{2011}' => out.push('-'),
+            c => c.to_lowercase().for_each(|l| decompose_canonical(l, |d| out.push(d))),
+        }
+        place(out.len(), at..at + c.len_utf8(), joins);
+    }
+    out
+}
+
 fn is_word(c: char) -> bool {
+    if c.is_ascii() {
+        return c.is_ascii_alphanumeric();
+    }
     c.is_alphanumeric() || is_combining_mark(c)
 }
 
@@ -167,8 +193,8 @@ fn stands_alone(text: &str, start: usize, end: usize, shape: Shape) -> bool {
         Shape::Word => true,
         // A longer local part, or a longer domain.
         Shape::Email => {
-            let local = left.is_some_and(|c| "._%+-".contains(c)) && farther_left.is_some_and(is_word);
-            let domain = right.is_some_and(|c| ".-".contains(c)) && farther_right.is_some_and(is_word);
+            let local = left.is_some_and(|c| features::LOCAL_SIGNS.contains(c)) && farther_left.is_some_and(is_word);
+            let domain = right.is_some_and(|c| features::DOMAIN_SIGNS.contains(c)) && farther_right.is_some_and(is_word);
             !local && !domain
         }
         // 42 is not in 42.50, nor in 1.42.
@@ -213,9 +239,12 @@ fn digit_runs(text: &str) -> Vec<DigitRun> {
     let mut run = DigitRun { digits: Vec::new(), places: Vec::new() };
     let mut gap = 0;
     let mut close = |run: &mut DigitRun| {
-        let done = std::mem::replace(run, DigitRun { digits: Vec::new(), places: Vec::new() });
-        if done.digits.len() >= PHONE_DIGITS {
-            runs.push(done);
+        // Most numbers are short, and there are many.
+        if run.digits.len() >= PHONE_DIGITS {
+            runs.push(std::mem::replace(run, DigitRun { digits: Vec::new(), places: Vec::new() }));
+        } else {
+            run.digits.clear();
+            run.places.clear();
         }
     };
     for (at, b) in text.bytes().enumerate() {

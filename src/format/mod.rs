@@ -7,6 +7,7 @@
 //!
 //! The engine sees [`EntryEditor`] only. Adding a record format is one file and one line in [`registry`].
 
+pub mod blocks;
 pub mod csv;
 pub mod cutter;
 pub mod marks;
@@ -19,6 +20,7 @@ mod splice;
 pub mod sqlite;
 #[cfg(test)]
 mod testing;
+pub mod text_filter;
 pub mod variants;
 
 use crate::Result;
@@ -28,6 +30,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 pub use marks::{MarkRow, Marks};
+use text_filter::WantedText;
 
 /// A piece of an entry as the cutter hands it out: a whole number of records, or a run of pages.
 #[derive(Debug, Clone)]
@@ -142,6 +145,11 @@ pub trait EntryContent: Send + Sync {
     fn candidates(&self, _probe: u16, _wanted: &dyn Tokens) -> Result<Vec<usize>> {
         Ok((0..self.pieces()).collect())
     }
+    /// Pieces, in order, whose identity blocks let their texts mention the person: all of them where that cannot be told more cheaply than
+    /// by [`EntryContent::marks`].
+    fn mentioning(&self, _wanted: &WantedText) -> Result<Vec<usize>> {
+        Ok((0..self.pieces()).collect())
+    }
     /// What the blocks cover ([`crate::repository::entry::Mapped::covers`]).
     fn covers(&self) -> &[String];
     /// Whether a database was scrubbed when it was sealed.
@@ -211,7 +219,8 @@ pub trait EntryEditor {
     /// Uses identity blocks where they cover the probe, and reads the entry where they do not.
     fn find(&mut self, map: &DataMap, collection: usize, probe: &Probe, wanted: &dyn Tokens) -> Result<Vec<Found>>;
 
-    /// Records of `collection` not returned yet, in whose `scan` fields the text mentions the person.
+    /// Records of `collection` not returned yet, in whose `scan` fields the text mentions the person. Opens only the pieces whose identity
+    /// blocks let them mention the person, where the blocks cover these fields and `mentions` knows what to ask for.
     fn find_text(&mut self, map: &DataMap, collection: usize, mentions: &dyn Mentions) -> Result<Vec<Found>>;
 
     /// Hands every text and every blob of the entry to `visit`, value by value, where the format keeps them side by side with nothing
@@ -239,4 +248,10 @@ pub trait EntryEditor {
 pub trait Mentions: Send + Sync {
     /// Byte ranges of `text` that name the person, in order, not overlapping.
     fn spans(&self, text: &str) -> Vec<Range<usize>>;
+
+    /// Groups of [features](mentions::features): a text that names the person has all features of at least one group, so that a text
+    /// which lacks one of each need not be looked at. `None` where nothing can be told: every text has to be read.
+    fn features(&self) -> Option<&[Vec<String>]> {
+        None
+    }
 }

@@ -1,125 +1,18 @@
 //! The one editor of all record formats: finds a person's records through identity blocks, or by reading where no block
 //! covers a probe; applies what was decided; and checks afterwards, on the bytes, that nothing else changed.
 
+use super::blocks::{Covers, covers_text, tokens};
 use super::recut::Recut;
+use super::text_filter::WantedText;
 use super::{
-    Applied, Decision, Disposition, EntryContent, EntryEditor, Found, MarkRow, Marks, Mentions, NewPiece, NewValue, Record, RecordFormat,
-    RecordKey, Scanned, cutter,
+    Applied, Decision, Disposition, EntryContent, EntryEditor, Found, Marks, Mentions, NewPiece, NewValue, Record, RecordFormat, RecordKey,
+    Scanned, cutter,
 };
 use crate::datamap::{Collection, DataMap, Normalize, Probe, TokenKey, Tokens, Value};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
-
-/// Opened pieces kept for the next question, in bytes.
-const CACHE: usize = 32 * 1024 * 1024;
-
-/// The fields that a probe reads, and how each is normalised.
-pub type ProbeFields = Vec<(String, Normalize)>;
-
-/// One thing that identity blocks cover.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cover {
-    /// The probe's key, as [`crate::repository::entry::Mapped::covers`] lists it.
-    pub key: String,
-    /// Index of the collection it was first met in.
-    pub collection: usize,
-    /// What it reads.
-    pub fields: ProbeFields,
-}
-
-/// What identity blocks cover for these collections of one entry: every distinct probe, in a fixed order.
-pub fn coverage(map: &DataMap, collections: &[usize]) -> Vec<Cover> {
-    let mut out: Vec<Cover> = Vec::new();
-    for index in collections {
-        let Some(collection) = map.collections.get(*index) else { continue };
-        for probe in &collection.probes {
-            let key = probe.key(&collection.name);
-            if !out.iter().any(|known| known.key == key) {
-                out.push(Cover { key, collection: *index, fields: probe.fields.clone() });
-            }
-        }
-    }
-    out
-}
-
-/// The fields of a covered probe, from its key alone: the map that made the block may be long gone. `None` for what is no such key.
-pub fn covered_fields(key: &str) -> Option<ProbeFields> {
-    let (_, body) = key.split_once('(')?;
-    let mut fields = Vec::new();
-    let mut name = String::new();
-    // A field's name may hold commas and colons; its end is where known steps follow the last colon.
-    for part in body.strip_suffix(')')?.split(',') {
-        name.push_str(part);
-        match name.rsplit_once(':').and_then(|(field, steps)| Some((field.to_string(), normalize(steps)?))) {
-            Some(field) => {
-                fields.push(field);
-                name.clear();
-            }
-            None => name.push(','),
-        }
-    }
-    (name.is_empty() && !fields.is_empty()).then_some(fields)
-}
-
-fn normalize(steps: &str) -> Option<Normalize> {
-    Normalize::all().find(|n| n.to_string() == steps)
-}
-
-/// Makes the identity block of a piece: tokens of every record for each of `probes`, in the order of the entry's `covers`. Also tells what the
-/// scan saw: malformed records have no tokens, so a backup must report them.
-pub fn marks_for(
-    format: &dyn RecordFormat,
-    context: &[u8],
-    piece: &[u8],
-    probes: &[ProbeFields],
-    key: &TokenKey,
-) -> Result<(Marks, Scanned)> {
-    let names: BTreeSet<&String> = probes.iter().flatten().map(|(name, _)| name).collect();
-    let fields: Vec<String> = names.into_iter().cloned().collect();
-    let mut wanted: Vec<(u16, Vec<usize>, Vec<Normalize>)> = Vec::new();
-    for (index, probe) in probes.iter().enumerate() {
-        let number = u16::try_from(index).map_err(|_| Error::Refused("an entry has more than 65536 probes".into()))?;
-        let places = probe.iter().filter_map(|(name, _)| fields.binary_search(name).ok()).collect();
-        wanted.push((number, places, probe.iter().map(|(_, n)| *n).collect()));
-    }
-    // By probe, so that each list comes sorted but for the few records with several values.
-    let mut rows: Vec<Vec<MarkRow>> = vec![Vec::new(); wanted.len()];
-    let scanned = format.scan(context, piece, &fields, &mut |record| {
-        for ((probe, places, normalize), rows) in wanted.iter().zip(&mut rows) {
-            tokens(key, record.values, places, normalize, &mut |token| {
-                rows.push(MarkRow { probe: *probe, record: i64::from(record.index), token: token.long() });
-            });
-        }
-        Ok(Decision::Keep)
-    })?;
-    for rows in &mut rows {
-        rows.sort();
-        rows.dedup();
-    }
-    Ok((Marks { context: context.to_vec(), records: scanned.records, rows: rows.concat() }, scanned))
-}
-
-/// Calls `each` with the tokens of a record for a probe.
-fn tokens(
-    key: &TokenKey,
-    values: &[Vec<Value<'_>>],
-    places: &[usize],
-    normalize: &[Normalize],
-    each: &mut dyn FnMut(crate::datamap::Token),
-) {
-    match (places, normalize) {
-        ([place], [normalize]) => {
-            let values = values.get(*place).map(Vec::as_slice).unwrap_or_default();
-            values.iter().filter_map(|v| key.of_value(v, *normalize)).for_each(each);
-        }
-        _ => {
-            let components: Vec<Vec<Value<'_>>> = places.iter().map(|p| values.get(*p).cloned().unwrap_or_default()).collect();
-            key.of_fields(&components, normalize).into_iter().for_each(each);
-        }
-    }
-}
 
 /// Everything decided about one record.
 #[derive(Debug, Default)]
@@ -137,6 +30,8 @@ pub struct RecordsEditor<'k> {
     found: HashSet<(usize, RecordKey)>,
     cache: VecDeque<(usize, Arc<Vec<u8>>)>,
     cached: usize,
+    /// Bytes of opened pieces kept for the next question.
+    keep: usize,
     fell_back: bool,
     missing: BTreeSet<String>,
     malformed: BTreeMap<usize, u32>,
@@ -145,17 +40,18 @@ pub struct RecordsEditor<'k> {
 
 impl<'k> RecordsEditor<'k> {
     /// `collection` is one of those that name the entry: its dialect serves where the entry was cut before the map named it and so
-    /// has no identity blocks. Such an entry is read once, here.
+    /// has no identity blocks. Such an entry is read once, here. `memory`: bytes that reading may take.
     pub fn new(
         content: Arc<dyn EntryContent>,
         format: &'static dyn RecordFormat,
         collection: &Collection,
         key: &'k TokenKey,
+        memory: u64,
     ) -> Result<RecordsEditor<'k>> {
         let mut content = content;
         let mut recut = None;
         if content.pieces() > 0 && content.marks(0)?.is_none() {
-            let view = Arc::new(Recut::new(content, format, collection)?);
+            let view = Arc::new(Recut::new(content, format, collection, cutter::max_record(memory))?);
             content = view.clone();
             recut = Some(view);
         }
@@ -167,6 +63,7 @@ impl<'k> RecordsEditor<'k> {
             found: HashSet::new(),
             cache: VecDeque::new(),
             cached: 0,
+            keep: usize::try_from(memory / 8).unwrap_or(usize::MAX),
             fell_back: false,
             missing: BTreeSet::new(),
             malformed: BTreeMap::new(),
@@ -181,7 +78,7 @@ impl<'k> RecordsEditor<'k> {
         let bytes = self.content.piece(index)?;
         self.cached += bytes.len();
         self.cache.push_back((index, bytes.clone()));
-        while self.cached > CACHE && self.cache.len() > 1 {
+        while self.cached > self.keep && self.cache.len() > 1 {
             if let Some((_, old)) = self.cache.pop_front() {
                 self.cached -= old.len();
             }
@@ -330,7 +227,19 @@ impl EntryEditor for RecordsEditor<'_> {
                 _ => false,
             }))
         };
-        for piece in 0..self.content.pieces() {
+        let covered = covers_text(self.content.covers(), &fields);
+        self.fell_back |= !covered && mentions.features().is_some() && self.content.pieces() > 0;
+        let wanted = mentions.features().filter(|_| covered).map(|groups| WantedText::new(self.key, groups));
+        let candidates = match &wanted {
+            Some(wanted) => self.content.mentioning(wanted)?,
+            None => (0..self.content.pieces()).collect(),
+        };
+        for piece in candidates {
+            if let Some(wanted) = &wanted
+                && !wanted.may_be_in(self.marks(piece)?.text.as_deref())
+            {
+                continue;
+            }
             self.search(piece, index, collection, &fields, &mut hit, &mut out)?;
         }
         Ok(out)
@@ -396,11 +305,11 @@ impl EntryEditor for RecordsEditor<'_> {
             return recut.put_back(&changed);
         }
         let unknown = || Error::damaged(self.content.path(), "it covers something that is no probe");
-        let covers = self.content.covers().iter().map(|key| covered_fields(key)).collect::<Option<Vec<_>>>().ok_or_else(unknown)?;
+        let covers = Covers::of_keys(self.content.covers()).ok_or_else(unknown)?;
         let mut out = Vec::new();
         for (piece, bytes) in changed {
             let context = self.content.marks(piece)?.ok_or_else(unknown)?;
-            let (marks, _) = marks_for(self.format, &context.context, &bytes, &covers, self.key)?;
+            let (marks, _) = covers.block(self.format, &context.context, &bytes, self.key)?;
             out.push(NewPiece { replaces: piece..piece + 1, bytes, marks: Some(marks) });
         }
         Ok(out)

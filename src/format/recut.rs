@@ -2,7 +2,7 @@
 //! cuts them again, in memory, into pieces of whole records for the editor, and puts its changes back into the pieces as
 //! they lie in the archive, so that even then an erasure re-seals only what it touches.
 
-use super::cutter::{CutSizes, Gear, MAX_RECORD, RecordPieces};
+use super::cutter::{CutSizes, Gear, RecordPieces};
 use super::{EntryContent, Marks, NewPiece, RecordFormat};
 use crate::datamap::Collection;
 use crate::{Error, Result};
@@ -28,8 +28,13 @@ pub(super) struct Recut {
 }
 
 impl Recut {
-    /// Reads the entry once.
-    pub(super) fn new(inner: Arc<dyn EntryContent>, format: &dyn RecordFormat, collection: &Collection) -> Result<Recut> {
+    /// Reads the entry once. A record of more than `max_record` bytes is an error that says which.
+    pub(super) fn new(
+        inner: Arc<dyn EntryContent>,
+        format: &dyn RecordFormat,
+        collection: &Collection,
+        max_record: usize,
+    ) -> Result<Recut> {
         let mut starts = vec![0u64];
         for i in 0..inner.pieces() {
             starts.push(starts[i].saturating_add(inner.piece_len(i)));
@@ -37,7 +42,7 @@ impl Recut {
         // Nobody sees these cuts, so their key is no secret.
         let gear = Gear::new(&[0; 32]);
         let mut reader = PieceReader { content: inner.as_ref(), next: 0, bytes: Arc::default(), at: 0 };
-        let pieces = RecordPieces::open(format, collection, &mut reader, inner.path(), &gear, CutSizes::records(), MAX_RECORD)?;
+        let pieces = RecordPieces::open(format, collection, &mut reader, inner.path(), &gear, CutSizes::records(), max_record)?;
         let mut parts: Vec<Part> = Vec::new();
         let mut start = 0u64;
         for piece in pieces {

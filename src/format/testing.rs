@@ -1,7 +1,7 @@
 //! What the tests of the record formats share: a collection to fill in, cutting in one call, an archive's entry in memory, real data.
 
+use super::blocks::Covers;
 use super::cutter::{CutSizes, Gear, MAX_RECORD, RecordPieces};
-use super::records::{coverage, marks_for};
 use super::{Decision, EntryContent, Marks, NewPiece, Piece, Record, RecordFormat, Scanned};
 use crate::Result;
 use crate::datamap::{Collection, DataMap, Dialect, EntryPattern, OnErase, Shared, TokenKey};
@@ -88,17 +88,16 @@ pub(super) struct Memory {
 impl Memory {
     /// Cut and marked for these collections of the map.
     pub(super) fn mapped(format: &dyn RecordFormat, map: &DataMap, collections: &[usize], bytes: &[u8]) -> Arc<Memory> {
-        let coverage = coverage(map, collections);
-        let probes: Vec<_> = coverage.iter().map(|c| c.fields.clone()).collect();
+        let covers = Covers::of_map(map, collections);
         let pieces = cut(format, &map.collections[collections[0]], bytes, TINY).unwrap();
         let pieces = pieces
             .into_iter()
             .map(|p| {
-                let (marks, _) = marks_for(format, &p.context, &p.bytes, &probes, &key()).unwrap();
+                let (marks, _) = covers.block(format, &p.context, &p.bytes, &key()).unwrap();
                 (p.bytes, Some(Arc::new(marks)))
             })
             .collect();
-        let covers = coverage.into_iter().map(|c| c.key).collect();
+        let covers = covers.keys().to_vec();
         Arc::new(Memory { pieces: Mutex::new(pieces), covers, opened: AtomicUsize::new(0) })
     }
 

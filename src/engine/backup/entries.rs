@@ -7,7 +7,7 @@ use crate::config::{self, Source};
 use crate::datamap::EntryPattern;
 use crate::engine::matching::is_path_collection;
 use crate::engine::session::Session;
-use crate::format::cutter::{CutSizes, Gear, MAX_RECORD, RawCutter, RecordPieces};
+use crate::format::cutter::{CutSizes, Gear, RawCutter, RecordPieces, max_record};
 use crate::format::registry::{self, Serves};
 use crate::format::{RecordFormat, sqlite};
 use crate::repository::TreeWriter;
@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Pieces that may be on their way at a time. With the largest pieces (4 MiB) this bounds the memory.
+/// Pieces that may be on their way at a time.
 const IN_FLIGHT: usize = 24;
 /// Bytes at an entry's start by which its format is told.
 const HEAD: usize = 65536;
@@ -62,15 +62,20 @@ pub struct Run<'a> {
 /// An entry whose pieces are being collected.
 struct Assembly<'p, 'w> {
     pipeline: &'p Pipeline<'p>,
-    tickets: VecDeque<Ticket>,
+    /// With the bytes that each keeps in memory.
+    tickets: VecDeque<(usize, Ticket)>,
+    flying: usize,
+    /// Bytes that may be on their way.
+    most: usize,
     tree: TreeWriter<'w>,
     known: Known,
     read: u64,
 }
 
 impl<'p, 'w> Assembly<'p, 'w> {
-    fn new(pipeline: &'p Pipeline<'p>, writer: &'w crate::repository::ChunkWriter, known: Known) -> Self {
-        Assembly { pipeline, tickets: VecDeque::new(), tree: TreeWriter::new(writer), known, read: 0 }
+    fn new(pipeline: &'p Pipeline<'p>, writer: &'w crate::repository::ChunkWriter, known: Known, memory: u64) -> Self {
+        let most = usize::try_from(memory / 4).unwrap_or(usize::MAX);
+        Assembly { pipeline, tickets: VecDeque::new(), flying: 0, most, tree: TreeWriter::new(writer), known, read: 0 }
     }
 
     fn piece(&mut self, bytes: Vec<u8>, context: &[u8], marks: impl FnOnce() -> Result<MarkJob>) -> Result<()> {
@@ -78,8 +83,12 @@ impl<'p, 'w> Assembly<'p, 'w> {
         let id = self.pipeline.id(&bytes);
         let known = self.known.get(&id, context)?.filter(|k| self.pipeline.has(k));
         let job = if known.is_some() { MarkJob::None } else { marks()? };
-        self.tickets.push_back(self.pipeline.submit(id, bytes, job, known));
-        while self.tickets.len() > IN_FLIGHT {
+        let length = bytes.len();
+        let ticket = self.pipeline.submit(id, bytes, job, known);
+        let held = if matches!(ticket, Ticket::Coming(_)) { length } else { 0 };
+        self.flying += held;
+        self.tickets.push_back((held, ticket));
+        while self.tickets.len() > IN_FLIGHT || self.flying > self.most {
             self.take()?;
         }
         Ok(())
@@ -87,7 +96,10 @@ impl<'p, 'w> Assembly<'p, 'w> {
 
     fn take(&mut self) -> Result<()> {
         match self.tickets.pop_front() {
-            Some(ticket) => self.tree.push(ticket.wait()?),
+            Some((held, ticket)) => {
+                self.flying -= held;
+                self.tree.push(ticket.wait()?)
+            }
             None => Ok(()),
         }
     }
@@ -264,7 +276,7 @@ impl<'a> Run<'a> {
         let format = self.record_format(&entry, &collections, Some(&file))?;
         let covers = Arc::new(Coverage::new(&self.config.map, &collections));
         let known = known.unwrap_or_default().covering(&if format.is_some() { covers.keys() } else { Vec::new() });
-        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known);
+        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known, self.session.config.memory);
         let mut coverage = None;
         if let Some(format) = format {
             match self.records(&entry, format, &covers, &collections, &mut file, &mut assembly) {
@@ -311,7 +323,7 @@ impl<'a> Run<'a> {
     /// Reads a file from its start once more, as plain bytes.
     fn again_as_bytes(&mut self, mut entry: Entry, path: &Path) -> Result<Option<Entry>> {
         let mut file = std::fs::File::open(path).map_err(Error::io("read", path))?;
-        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), Known::default());
+        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), Known::default(), self.session.config.memory);
         self.raw(&entry, &mut file, &mut assembly)?;
         let (tree, read) = assembly.finish()?;
         self.totals.read_bytes += read;
@@ -364,7 +376,8 @@ impl<'a> Run<'a> {
         assembly: &mut Assembly<'_, '_>,
     ) -> Result<()> {
         let collection = &self.config.map.collections[collections[0]];
-        for piece in RecordPieces::open(format, collection, from, entry.display_path(), &self.raw_gear, CutSizes::records(), MAX_RECORD)? {
+        let most = max_record(self.session.config.memory);
+        for piece in RecordPieces::open(format, collection, from, entry.display_path(), &self.raw_gear, CutSizes::records(), most)? {
             let piece = piece?;
             self.session.env.stop.check("no archive was made; run the same command again")?;
             self.session.env.monitor.advance(piece.bytes.len() as u64);
@@ -430,11 +443,11 @@ impl<'a> Run<'a> {
     ) -> Result<(Tree, u64, sqlite::marks::CutReport)> {
         let cut = sqlite::marks::Cut::plan(snapshot, &self.config.map, collections, self.pipeline.token_key())?;
         // Blocks depend on which pages belong to which table: they are taken over only while that is the same.
-        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known.covering(cut.covers()));
-        let report = cut.stream(&mut |run, marks| {
+        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known.covering(cut.covers()), self.session.config.memory);
+        let report = cut.stream(&mut |run, context, marks| {
             self.session.env.stop.check("no archive was made; run the same command again")?;
             self.session.env.monitor.advance(run.len() as u64);
-            assembly.piece(run.to_vec(), &[], || Ok(MarkJob::Ready(marks()?)))
+            assembly.piece(run.to_vec(), context, || Ok(MarkJob::Ready(marks()?)))
         })?;
         let (tree, read) = assembly.finish()?;
         Ok((tree, read, report))
@@ -468,7 +481,7 @@ impl<'a> Run<'a> {
         let mut whole = head.as_slice().chain(from);
         let covers = Arc::new(Coverage::new(&self.config.map, &collections));
         let known = known.covering(&if format.is_some() { covers.keys() } else { Vec::new() });
-        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known);
+        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known, self.session.config.memory);
         let mut coverage = None;
         match format {
             Some(format) => {

@@ -8,6 +8,9 @@ use crate::source::walk::path_order;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
+/// How many identity blocks are fetched at a time where every one has to be compared.
+const AHEAD: usize = 256;
+
 /// The entries of the archive before, as far as the walk has come.
 pub struct Parent<'a> {
     entries: Option<Box<dyn Iterator<Item = Result<Entry>> + 'a>>,
@@ -61,8 +64,11 @@ impl<'a> Parent<'a> {
         let Some((archive, before)) = self.archive.zip(before.filter(|b| self.same_map && b.mapped.is_some())) else {
             return Ok(Known::default());
         };
+        let refs = archive.refs(before)?;
         Ok(Known {
-            refs: archive.refs(before)?.into_iter().map(|r| (r.id, r)).collect(),
+            blocks: refs.iter().map(|r| (r.marks.unwrap_or(r.id), Role::Marks)).collect(),
+            fetched: 0,
+            refs: refs.into_iter().enumerate().map(|(i, r)| (r.id, (i, r))).collect(),
             covers: before.mapped.as_ref().map(|m| m.covers.clone()).unwrap_or_default(),
             archive: Some(archive.clone()),
             context: None,
@@ -107,7 +113,11 @@ impl ParentArchive {
 /// nothing of it may be taken over.
 #[derive(Default)]
 pub struct Known {
-    refs: HashMap<ChunkId, ChunkRef>,
+    /// With the piece's number.
+    refs: HashMap<ChunkId, (usize, ChunkRef)>,
+    /// Identity blocks in the order of the pieces; up to `fetched` they were asked for.
+    blocks: Vec<(ChunkId, Role)>,
+    fetched: usize,
     covers: Vec<String>,
     archive: Option<OpenArchive>,
     /// The last context that was compared and found equal.
@@ -126,11 +136,17 @@ impl Known {
 
     /// The reference for a piece, if its block was made with the same context.
     pub fn get(&mut self, id: &ChunkId, context: &[u8]) -> Result<Option<ChunkRef>> {
-        let Some(found) = self.refs.get(id).cloned() else { return Ok(None) };
+        let Some((at, found)) = self.refs.get(id).cloned() else { return Ok(None) };
         let (Some(marks), Some(archive)) = (found.marks, &self.archive) else { return Ok(Some(found)) };
-        // Within an entry the context changes after the first piece at most, so comparing the first few and every change is enough.
+        // Within an entry of records the context changes after the first piece at most, and most runs of a database have none, so comparing
+        // the first few and every change is enough.
         if self.compared >= 3 && self.context.as_deref() == Some(context) {
             return Ok(Some(found));
+        }
+        if self.compared >= 3 && at >= self.fetched {
+            let ahead = self.blocks.get(at..).unwrap_or_default();
+            archive.reader.prefetch(ahead.get(..AHEAD).unwrap_or(ahead));
+            self.fetched = at + AHEAD;
         }
         let block = match archive.reader.read(&marks, Role::Marks).and_then(|b| Marks::decode(&b)) {
             Ok(block) => block,

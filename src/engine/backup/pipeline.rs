@@ -2,9 +2,9 @@
 //! is cut (it decides whether there is any work at all), compressing, sealing and token making on the workers. What is in flight is bounded.
 
 use crate::Result;
-use crate::datamap::{DataMap, Normalize, TokenKey};
+use crate::datamap::{DataMap, TokenKey};
 use crate::engine::event::IdentityTokens;
-use crate::format::records::{coverage, marks_for};
+use crate::format::blocks::Covers;
 use crate::format::{Marks, RecordFormat};
 use crate::repository::entry::{ChunkId, ChunkRef, Role};
 use crate::repository::{ChunkWriter, Dataset};
@@ -33,8 +33,7 @@ pub enum MarkJob {
 
 /// What the identity blocks of an entry of records hold, and what making them saw.
 pub struct Coverage {
-    keys: Vec<String>,
-    probes: Vec<Vec<(String, Normalize)>>,
+    covers: Covers,
     /// Records that are not of the format: kept, and found by nobody.
     pub malformed: AtomicU64,
 }
@@ -42,13 +41,12 @@ pub struct Coverage {
 impl Coverage {
     /// For an entry that holds records of these collections.
     pub fn new(map: &DataMap, collections: &[usize]) -> Coverage {
-        let (keys, probes) = coverage(map, collections).into_iter().map(|c| (c.key, c.fields)).unzip();
-        Coverage { keys, probes, malformed: AtomicU64::new(0) }
+        Coverage { covers: Covers::of_map(map, collections), malformed: AtomicU64::new(0) }
     }
 
     /// For [`crate::repository::entry::Mapped::covers`].
     pub fn keys(&self) -> Vec<String> {
-        self.keys.clone()
+        self.covers.keys().to_vec()
     }
 }
 
@@ -128,7 +126,7 @@ impl Shared<'_> {
     }
 
     fn records(&self, format: &dyn RecordFormat, context: &[u8], bytes: &[u8], coverage: &Coverage) -> Result<Marks> {
-        let (marks, scanned) = marks_for(format, context, bytes, &coverage.probes, self.dataset.token_key())?;
+        let (marks, scanned) = coverage.covers.block(format, context, bytes, self.dataset.token_key())?;
         coverage.malformed.fetch_add(u64::from(scanned.malformed), Ordering::Relaxed);
         Ok(marks)
     }

@@ -1,7 +1,9 @@
 use super::*;
 use crate::datamap::expr::Expr;
 use crate::datamap::{Feed, Field, TokenSet};
+use crate::format::blocks::Covers;
 use crate::format::csv::CSV;
+use crate::format::cutter::{CutSizes, Gear, MAX_RECORD, RecordPieces};
 use crate::format::mentions::PlainMentions;
 use crate::format::ndjson::NDJSON;
 use crate::format::testing::{Memory, collection, cpu_seconds, key, read, real_data};
@@ -38,7 +40,7 @@ fn wanted<'k>(key: &'k TokenKey, values: &[&[&str]]) -> TokenSet<'k> {
 }
 
 fn editor<'k>(content: &Arc<Memory>, format: &'static dyn RecordFormat, map: &DataMap, key: &'k TokenKey) -> Box<RecordsEditor<'k>> {
-    Box::new(RecordsEditor::new(content.clone(), format, &map.collections[0], key).unwrap())
+    Box::new(RecordsEditor::new(content.clone(), format, &map.collections[0], key, 256 << 20).unwrap())
 }
 
 fn people(n: usize) -> String {
@@ -87,17 +89,17 @@ fn blocks_lead_to_the_record_without_opening_the_rest() {
 #[test]
 fn new_blocks_are_those_of_a_new_backup() {
     let key = key();
-    let map = map(&[&["email"]], &["email"]);
+    let map = map(&[&["email"]], &["email", "note*"]);
     let content = Memory::mapped(&CSV, &map, &[0], people(200).as_bytes());
     let mut editor = editor(&content, &CSV, &map, &key);
     let found = editor.find(&map, 0, &map.collections[0].probes[0], &wanted(&key, &[&["user7@x.org"], &["user9@x.org"]])).unwrap();
     let rewrite = Disposition::Rewrite(BTreeMap::from([("email".to_string(), vec![Some(NewValue::Text("gone@erased.invalid".into()))])]));
     editor.apply(&map, &[0], &[(found[0].clone(), Disposition::Delete), (found[1].clone(), rewrite)]).unwrap();
     let new = editor.finish().unwrap();
-    let probes = vec![vec![("email".to_string(), LOWER)]];
+    let covers = Covers::of_map(&map, &[0]);
     for piece in &new {
         let marks = piece.marks.as_ref().unwrap();
-        assert_eq!(*marks, marks_for(&CSV, &marks.context, &piece.bytes, &probes, &key).unwrap().0);
+        assert_eq!(*marks, covers.block(&CSV, &marks.context, &piece.bytes, &key).unwrap().0);
     }
     let tokens: Vec<u32> = new.iter().flat_map(|p| p.marks.as_ref().unwrap().rows.iter().map(|r| r.short())).collect();
     let short = |v: &str| key.of_normalized(&[v]).short();
@@ -141,8 +143,10 @@ fn text_is_searched_where_the_map_says() {
     let mut editor = editor(&content, &CSV, &map, &key);
     let direct = editor.find(&map, 0, &map.collections[0].probes[0], &wanted(&key, &[&["user100@x.org"]])).unwrap();
     let mentions = PlainMentions::new(vec![("email".into(), vec!["user100@x.org".into(), "user101@x.org".into()])]).unwrap();
+    content.opened.store(0, Ordering::Relaxed);
     let found = editor.find_text(&map, 0, &mentions).unwrap();
     assert_eq!(found.iter().map(|f| first(f, "id")).collect::<Vec<_>>(), ["99"], "100 was found before, 101 only by its own address");
+    assert!(content.opened.load(Ordering::Relaxed) <= 3 && content.pieces() > 20 && !editor.fell_back());
     assert!(editor.find_text(&map, 0, &mentions).unwrap().is_empty());
     let redact = |text: &str| Disposition::Rewrite(BTreeMap::from([("note".to_string(), vec![Some(NewValue::Text(text.into()))])]));
     let applied =
@@ -151,6 +155,61 @@ fn text_is_searched_where_the_map_says() {
     content.replace(editor.finish().unwrap());
     let text = String::from_utf8(content.bytes()).unwrap();
     assert!(text.contains("99,User99@x.org,Name 99,\"likes [erased]\"\n101,") && text.contains("likes user102@x.org"));
+}
+
+/// Another's mentions of which nothing can be told beforehand.
+struct Blind(PlainMentions);
+
+impl Mentions for Blind {
+    fn spans(&self, text: &str) -> Vec<std::ops::Range<usize>> {
+        self.0.spans(text)
+    }
+}
+
+#[test]
+fn text_that_no_filter_covers_is_read() {
+    let key = key();
+    let old = map(&[&["email"]], &["email", "note*"]);
+    let content = Memory::mapped(&CSV, &old, &[0], people(300).as_bytes());
+    let mentions = || PlainMentions::new(vec![("email".into(), vec!["user100@x.org".into()])]).unwrap();
+    let opened = |map: &DataMap, mentions: &dyn Mentions| {
+        let mut editor = editor(&content, &CSV, map, &key);
+        content.opened.store(0, Ordering::Relaxed);
+        let found = editor.find_text(map, 0, mentions).unwrap().len();
+        (found, content.opened.load(Ordering::Relaxed) == content.pieces(), editor.fell_back())
+    };
+    assert_eq!(opened(&old, &mentions()), (1, false, false));
+    assert_eq!(opened(&old, &Blind(mentions())), (1, true, false), "there is nothing to ask the filters for");
+    let newer = map(&[&["email"]], &["email*", "note*"]);
+    assert_eq!(opened(&newer, &mentions()), (2, true, true), "the blocks are older than the map");
+    assert_eq!(opened(&map(&[&["email"]], &["note*"]), &mentions()), (1, false, false));
+}
+
+proptest! {
+    #[test]
+    fn filters_make_no_difference_to_what_is_found(
+        texts in proptest::collection::vec("[a-c@.é \u{301}\u{ad}İ0-9,-]{0,30}", 1..60),
+        values in proptest::collection::vec("[a-c]{1,3}|[a-c]@[a-c].[a-c]|[0-9]{1,8}|[a-cé]{1,2} [a-c]|[@.]", 1..4),
+        json in any::<bool>(),
+    ) {
+        let key = key();
+        let map = map(&[&["id"]], &["id", "note*"]);
+        let line = |(i, t): (usize, &String)| match json {
+            true => format!("{{\"id\":{i},\"note\":{}}}\n", serde_json::Value::from(t.as_str())),
+            false => format!("{i},\"{t}\"\n"),
+        };
+        let text: String = texts.iter().enumerate().map(line).collect();
+        let (format, text): (&'static dyn RecordFormat, _) = if json { (&NDJSON, text) } else { (&CSV, format!("id,note\n{text}")) };
+        let mentions = || PlainMentions::new(vec![("any".into(), values.clone())]).unwrap();
+        let content = Memory::mapped(format, &map, &[0], text.as_bytes());
+        let found = |mentions: &dyn Mentions| {
+            let found = editor(&content, format, &map, &key).find_text(&map, 0, mentions).unwrap();
+            found.into_iter().map(|f| f.key).collect::<Vec<_>>()
+        };
+        let with = found(&mentions());
+        prop_assert_eq!(&with, &found(&Blind(mentions())));
+        prop_assert_eq!(with.len(), texts.iter().filter(|t| !mentions().spans(t).is_empty()).count());
+    }
 }
 
 #[test]
@@ -205,6 +264,18 @@ fn an_entry_cut_before_it_was_mapped_is_edited_all_the_same() {
         let expected: String = text.lines().filter(|l| !gone.iter().any(|g| l.starts_with(g))).map(|l| format!("{l}\n")).collect();
         assert_eq!(String::from_utf8(content.bytes()).unwrap(), expected, "{every}");
     }
+}
+
+#[test]
+fn a_record_larger_than_the_memory_allows_is_an_error_that_names_it() {
+    let key = key();
+    let map = map(&[&["email"]], &["email"]);
+    let text = format!("email,note\na@x.org,x\nb@x.org,\"secret{}\"\n", "y".repeat(70_000));
+    let content = Memory::raw(text.as_bytes(), 4096);
+    let refused = RecordsEditor::new(content.clone(), &CSV, &map.collections[0], &key, 8 * 65_536).err().unwrap().to_string();
+    assert!(refused.contains("entry") && refused.contains("record 3 at byte 21") && refused.contains("65536 bytes"), "{refused}");
+    assert!(!refused.contains("secret"));
+    assert!(RecordsEditor::new(content, &CSV, &map.collections[0], &key, 16 * 65_536).is_ok());
 }
 
 #[test]
@@ -286,17 +357,6 @@ fn collateral_damage_is_noticed() {
 }
 
 #[test]
-fn covered_fields_are_read_back_from_their_key() {
-    for fields in [vec!["email"], vec!["last, first", "a:raw b"], vec!["x(y)", "items[].id"]] {
-        let probe = probe(&fields);
-        assert_eq!(covered_fields(&probe.key("a collection")).unwrap(), probe.fields);
-    }
-    for bad in ["", "x", "x()", "x(a)", "x(a:raw", "x(a:raw,)", "x(a:raw,b)", "x(a:lower+nfc)"] {
-        assert_eq!(covered_fields(bad), None, "{bad}");
-    }
-}
-
-#[test]
 fn a_senator_goes_from_real_files() {
     let Some(data) = real_data() else { return };
     let key = key();
@@ -365,7 +425,7 @@ proptest! {
         prop_assert_eq!(String::from_utf8(content.bytes()).unwrap(), expected);
         // Whoever looks again finds nobody, by the new blocks and by reading.
         if !raw {
-            let mut again = RecordsEditor::new(content.clone(), &CSV, &map.collections[0], &key).unwrap();
+            let mut again = RecordsEditor::new(content.clone(), &CSV, &map.collections[0], &key, 256 << 20).unwrap();
             prop_assert!(again.find(&map, 0, &map.collections[0].probes[0], &set).unwrap().is_empty());
             let pieces: Vec<Piece> = content.pieces.lock().unwrap().iter()
                 .map(|(b, m)| Piece { bytes: b.clone(), context: m.as_ref().unwrap().context.clone() }).collect();
@@ -379,7 +439,6 @@ proptest! {
 #[test]
 #[ignore = "a measurement"]
 fn speed_of_records() {
-    use crate::format::cutter::{CutSizes, Gear, MAX_RECORD, RecordPieces};
     let key = key();
     let csv: String = std::iter::once("id,email,name,city,phone,note\n".to_string())
         .chain(
@@ -406,11 +465,116 @@ fn speed_of_records() {
             format.scan(&p.context, &p.bytes, &[field.to_string()], &mut |_| Ok(Decision::Keep)).unwrap();
         }
         report("scan one field", began);
-        let probes: Vec<ProbeFields> = coverage(&map, &[0]).into_iter().map(|c| c.fields).collect();
-        let began = cpu_seconds();
-        for p in &pieces {
-            marks_for(format, &p.context, &p.bytes, &probes, &key).unwrap();
+        for (what, searched) in [("two probes", false), ("two probes and text", true)] {
+            let mut map = map.clone();
+            map.collections[0].fields.extend(searched.then(|| self::field("note", true)));
+            let covers = Covers::of_map(&map, &[0]);
+            let began = cpu_seconds();
+            for p in &pieces {
+                covers.block(format, &p.context, &p.bytes, &key).unwrap();
+            }
+            report(&format!("marks of {what}"), began);
         }
-        report("marks of two probes", began);
     }
+}
+
+/// Texts of an mbox as lines of JSON: real prose, with the addresses of many.
+fn mails_as_ndjson(mbox: &str) -> (String, Vec<String>) {
+    let mails = mbox.split("\nFrom ").filter(|m| m.len() > 200);
+    let ndjson = mails.clone().map(|m| format!("{{\"id\":1,\"note\":{}}}\n", serde_json::Value::from(m))).collect();
+    let senders = mails.filter_map(|m| {
+        let line = m.lines().find_map(|l| l.strip_prefix("From: "))?;
+        let at = line.find('@')?;
+        let sign = |c: char| !(c.is_alphanumeric() || "._-+@".contains(c));
+        Some(line[line[..at].rfind(sign).map_or(0, |i| i + 1)..].split(sign).next()?.to_string())
+    });
+    let senders: BTreeSet<String> = senders.collect();
+    (ndjson, senders.into_iter().collect())
+}
+
+/// RESEAL_TEST_CRM: a folder made by `gen_crm base`.
+#[test]
+#[ignore = "a measurement"]
+fn figures_of_text_filters() {
+    let Some(data) = real_data() else { return };
+    let read = |p: std::path::PathBuf| String::from_utf8_lossy(&std::fs::read(p).unwrap()).into_owned();
+    let people = read(data.join("csv/FakeNameGenerator.com_3000.csv"));
+    let people: Vec<Vec<String>> = people.lines().skip(1).map(|l| l.split(',').map(String::from).collect()).collect();
+    let column = |at: &dyn Fn(&Vec<String>) -> Option<String>| -> Vec<String> { people.iter().filter_map(at).step_by(4).collect() };
+    let strangers = [
+        ("strangers' addresses", column(&|p| p.iter().find(|f| f.contains('@')).cloned())),
+        ("strangers' full names", column(&|p| Some(format!("{} {}", p.get(4)?, p.get(6)?)))),
+        ("strangers' family names", column(&|p| p.get(6).cloned())),
+        ("strangers' phone numbers", column(&|p| p.get(17).filter(|t| t.bytes().filter(u8::is_ascii_digit).count() > 6).cloned())),
+        ("numbers of six digits", (0..700).map(|i| (100_003 + i * 1234).to_string()).collect()),
+    ];
+    let mut sources = vec![("mailing list", read(data.join("mail/spamassassin_easy_ham_1.mbox")))];
+    sources.extend(
+        std::env::var_os("RESEAL_TEST_CRM").map(|dir| ("gen_crm's mail", read(std::path::Path::new(&dir).join("mail/support.mbox")))),
+    );
+    let key = key();
+    for (name, mbox) in sources {
+        let (ndjson, senders) = mails_as_ndjson(&mbox);
+        let map = map(&[&["id"]], &["id", "note*"]);
+        let gear = Gear::new(&[1; 32]);
+        let mut reader = ndjson.as_bytes();
+        let pieces = RecordPieces::open(&NDJSON, &map.collections[0], &mut reader, "x", &gear, CutSizes::records(), MAX_RECORD).unwrap();
+        let pieces: Vec<Piece> = pieces.collect::<Result<_>>().unwrap();
+        let texts: Vec<Vec<String>> = pieces.iter().map(read_texts).collect();
+        let seconds = |searched: bool| {
+            let mut map = map.clone();
+            map.collections[0].fields.get_mut("note").unwrap().scan = searched;
+            let covers = Covers::of_map(&map, &[0]);
+            let began = cpu_seconds();
+            let blocks: Vec<Marks> = pieces.iter().map(|p| covers.block(&NDJSON, &p.context, &p.bytes, &key).unwrap().0).collect();
+            (cpu_seconds() - began, blocks)
+        };
+        let ((without, _), (with, blocks)) = (seconds(false), seconds(true));
+        let stored = |b: &Marks| zstd::bulk::compress(&b.encode().unwrap(), 3).unwrap().len();
+        let plain: usize = blocks.iter().map(|b| stored(&Marks { text: None, ..b.clone() })).sum();
+        let all: usize = blocks.iter().map(stored).sum();
+        let data: usize = pieces.iter().map(|p| zstd::bulk::compress(&p.bytes, 3).unwrap().len()).sum();
+        println!(
+            "{name}: {} pieces, {:.1} MB; filters {} bytes stored, {:.2} % of the bytes, {:.2} % of what is stored; {:.0} MB/s more to make; {} pieces have none",
+            pieces.len(),
+            ndjson.len() as f64 / 1e6,
+            all - plain,
+            (all - plain) as f64 / ndjson.len() as f64 * 100.0,
+            (all - plain) as f64 / (data + plain) as f64 * 100.0,
+            ndjson.len() as f64 / 1e6 / (with - without),
+            blocks.iter().filter(|b| b.text.is_none()).count()
+        );
+        for (kind, values) in strangers.iter().chain([&("senders' addresses", senders.clone())]) {
+            let (mut open, mut hold, mut asked) = (0usize, 0usize, 0usize);
+            for value in values.iter().take(700) {
+                let mentions = PlainMentions::new(vec![("any".into(), vec![value.clone()])]).unwrap();
+                let Some(groups) = mentions.features() else { continue };
+                let wanted = WantedText::new(&key, groups);
+                asked += 1;
+                for (block, texts) in blocks.iter().zip(&texts) {
+                    if wanted.may_be_in(block.text.as_deref()) {
+                        open += 1;
+                        hold += usize::from(texts.iter().any(|t| !mentions.spans(t).is_empty()));
+                    }
+                }
+            }
+            println!(
+                "  {kind}: {asked} values; per value {:.2} pieces hold it, {:.2} are opened for nothing ({:.2} % of those without it)",
+                hold as f64 / asked as f64,
+                (open - hold) as f64 / asked as f64,
+                (open - hold) as f64 / (asked * pieces.len() - hold) as f64 * 100.0
+            );
+        }
+    }
+}
+
+fn read_texts(piece: &Piece) -> Vec<String> {
+    let mut out = Vec::new();
+    NDJSON
+        .scan(&piece.context, &piece.bytes, &["note".to_string()], &mut |record| {
+            out.extend(record.values.iter().flatten().filter_map(|v| v.canonical().map(|t| t.into_owned())));
+            Ok(Decision::Keep)
+        })
+        .unwrap();
+    out
 }

@@ -43,6 +43,7 @@ pub(super) fn apply(editor: &mut SqliteEditor<'_>, map: &DataMap, order: &[usize
         touched_fts: BTreeSet::new(),
         in_place_fts: BTreeSet::new(),
         rebuild_fts: BTreeSet::new(),
+        rewritten: Vec::new(),
     };
     let before = match small {
         true => Some(foreign::violations(db.connection(), &schema).map_err(db.explain("checking foreign keys"))?),
@@ -66,6 +67,7 @@ pub(super) fn apply(editor: &mut SqliteEditor<'_>, map: &DataMap, order: &[usize
     after(&db)?;
     let mut applied = std::mem::take(&mut edit.applied);
     applied.notes.extend(SqliteEditor::notes(&edit.notes));
+    editor.rewritten = std::mem::take(&mut edit.rewritten);
     drop(edit);
     // The scrub works behind SQLite's cache: the connection must be gone.
     drop(db);

@@ -1,7 +1,7 @@
 //! Finding and erasing in an archived database, behind [`EntryEditor`]: the database is opened where it lies, in the archive's runs.
 //!
-//! Finding goes by identity blocks where they cover the probe (row ids → rows → confirmed with the full token), by an index or a scan
-//! where they do not. [`apply`](super::apply) changes rows, [`emit`](super::emit) gives back the runs that differ.
+//! Finding goes by identity blocks where they cover the probe (row ids → rows → confirmed with the full token) or the searched text, by an
+//! index or a scan where they do not. [`apply`](super::apply) changes rows, [`emit`](super::emit) gives back the runs that differ.
 
 use super::apply;
 use super::connect;
@@ -11,6 +11,7 @@ use super::pages::Header;
 use super::rows::{RowShape, by_name, field, from_sql};
 use super::schema::{Affinity, Schema, Table, TableKind, quote};
 use super::scrub::free_pages;
+use super::text::as_text;
 use super::vfs::Database;
 use super::{Image, read_page};
 use crate::datamap::{Collection, DataMap, Normalize, Probe, TokenKey, Tokens, Value};
@@ -37,6 +38,8 @@ pub struct SqliteEditor<'k> {
     fell_back: bool,
     missing: BTreeSet<String>,
     pub(super) changed: bool,
+    /// Rows that the edit gave new values, by table (lower case).
+    pub(super) rewritten: Vec<(String, i64)>,
 }
 
 /// Values bound in one statement.
@@ -91,6 +94,7 @@ impl<'k> SqliteEditor<'k> {
             fell_back: false,
             missing: BTreeSet::new(),
             changed: false,
+            rewritten: Vec::new(),
         }
     }
 
@@ -302,7 +306,10 @@ impl EntryEditor for SqliteEditor<'_> {
             return Ok(Vec::new());
         }
         let shape = RowShape::of(table)?;
-        let keys = {
+        let fell_back = mentions.features().is_some() && !self.covers_text(table, &columns);
+        let keys = if let Some(rows) = self.rows_by_text(table, &columns, mentions)? {
+            rows.into_iter().map(RecordKey::Row).collect()
+        } else {
             let db = self.db()?;
             let scan = || -> rusqlite::Result<Vec<RecordKey>> {
                 let mut keys = Vec::new();
@@ -324,8 +331,13 @@ impl EntryEditor for SqliteEditor<'_> {
         };
         let mut out = Vec::new();
         for key in keys {
-            out.extend(self.confirm((collection, named), &shape, key, &mut |_| Ok(true))?);
+            let mut mentioned = |found: &Found| {
+                let values = columns.iter().filter_map(|c| field(&found.values, c)).flatten();
+                Ok(values.filter_map(as_text).any(|t| !mentions.spans(t).is_empty()))
+            };
+            out.extend(self.confirm((collection, named), &shape, key, &mut mentioned)?);
         }
+        self.fell_back |= fell_back;
         self.remember(&out);
         Ok(out)
     }

@@ -1,15 +1,19 @@
 //! Giving back what an edit changed: the runs whose bytes differ, each with a fresh identity block.
 
 use super::editor::SqliteEditor;
-use super::marks::{Layout, Owners, block};
+use super::marks::Layout;
 use super::overlay::Overlay;
-use super::pages::{Btree, Header, Kind};
+use super::owners::Owners;
+use super::pages::Header;
+use super::schema::Schema;
 use super::scrub::{ScrubPlan, Scrubbed};
+use super::text::leaf_pages;
 use super::{Image, RUN};
 use crate::datamap::TokenKey;
 use crate::format::{Marks, NewPiece};
 use crate::{Error, Result};
 use rusqlite::Connection;
+use std::collections::BTreeSet;
 
 /// Hands out the changed runs in order. An editor that changed nothing gives nothing.
 pub(super) fn emit(mut editor: SqliteEditor<'_>, out: &mut dyn FnMut(NewPiece) -> Result<()>) -> Result<()> {
@@ -32,11 +36,16 @@ pub(super) fn emit(mut editor: SqliteEditor<'_>, out: &mut dyn FnMut(NewPiece) -
         true => None,
         false => Some(ScrubPlan::build(&*overlay)?),
     };
-    let runs: Vec<u64> = match plan {
-        None => overlay.touched_runs().into_iter().collect(),
+    let mut owners = Owners::default();
+    let rewritten = match &layout {
+        Some(layout) => runs_of((&overlay, &header), &editor.schema, layout, &mut owners, &editor.rewritten)?,
+        None => BTreeSet::new(),
+    };
+    let mut runs: BTreeSet<u64> = match plan {
+        None => overlay.touched_runs(),
         Some(_) => (0..overlay.runs()).collect(),
     };
-    let mut owners = Owners::default();
+    runs.extend(&rewritten);
     for index in runs {
         let mut bytes = overlay.run(index)?;
         if let Some(plan) = &mut plan
@@ -44,7 +53,8 @@ pub(super) fn emit(mut editor: SqliteEditor<'_>, out: &mut dyn FnMut(NewPiece) -
         {
             return Err(bad.at(&overlay.path()));
         }
-        if overlay.base_run(index)?.is_some_and(|old| *old == bytes) {
+        let same = overlay.base_run(index)?.is_some_and(|old| *old == bytes);
+        if same && !rewritten.contains(&index) {
             continue;
         }
         let marks = match &layout {
@@ -52,6 +62,9 @@ pub(super) fn emit(mut editor: SqliteEditor<'_>, out: &mut dyn FnMut(NewPiece) -
             None => None,
         };
         let at = usize::try_from(index).unwrap_or(usize::MAX).min(pieces);
+        if same && editor.content.marks(at)?.as_deref() == marks.as_ref() {
+            continue;
+        }
         out(NewPiece { replaces: at..(at + 1).min(pieces), bytes, marks })?;
     }
     let left = usize::try_from(overlay.runs()).unwrap_or(usize::MAX);
@@ -71,22 +84,31 @@ fn run_marks(
     run: &[u8],
     key: &TokenKey,
 ) -> Result<Option<Marks>> {
-    let mut rows = Vec::new();
-    let mut tree = Btree::default();
-    let free_flag = |page: &[u8], no: u32| page.get(if no == 1 { super::pages::HEADER } else { 0 }).copied().and_then(Kind::of);
-    for (i, page) in run.chunks_exact(header.page).enumerate() {
-        let Ok(no) = u32::try_from(index * (RUN / header.page) as u64 + i as u64 + 1) else { break };
-        if header.is_pointer_map(no) || no > header.pages || free_flag(page, no) != Some(Kind::TableLeaf) {
-            continue;
-        }
-        tree.parse(page, no, header).map_err(|b| b.at(&image.path()))?;
-        let Some(first) = tree.cells.first().map(|c| c.rowid) else { continue };
-        for root in layout.roots() {
-            if owners.locate(image, header, root, first)? == Some(no) {
-                rows.extend(layout.rows_of_page(image, header, no, page, root, key)?);
-                break;
-            }
+    let mut leaves = Vec::new();
+    for (no, page) in leaf_pages(header, index, run) {
+        let owner = owners.owner(image, header, (no, page), &mut layout.roots())?;
+        leaves.extend(owner.map(|root| (no, page, root)));
+    }
+    let context = layout.context((image, header), &mut leaves.iter().copied(), key)?;
+    let block = layout.block((image, header), &mut leaves.into_iter(), (run.len(), context), key)?;
+    Ok(layout.is_complete().then_some(block))
+}
+
+/// Runs with rows that were rewritten. Where a row's change is all on overflow pages its own page may be as it was, but not its run's block.
+fn runs_of(
+    (image, header): (&Overlay, &Header),
+    schema: &Schema,
+    layout: &Layout,
+    owners: &mut Owners,
+    rows: &[(String, i64)],
+) -> Result<BTreeSet<u64>> {
+    let roots: BTreeSet<u32> = layout.roots().collect();
+    let mut out = BTreeSet::new();
+    for (table, row) in rows {
+        let Some(root) = schema.table(table).map(|t| t.root).filter(|root| roots.contains(root)) else { continue };
+        if let Some(no) = owners.locate(image, header, root, *row)? {
+            out.insert(header.offset(no) / RUN as u64);
         }
     }
-    Ok(layout.is_complete().then(|| block(rows)))
+    Ok(out)
 }

@@ -5,16 +5,19 @@
 
 use super::pages::{Bad, Btree, Header, Kind, TextEncoding};
 use super::record::{self, Spans};
-use super::schema::{Generated, Schema, Table, TableKind, quote};
+use super::schema::{Column, Schema, Table, TableKind, quote};
 use super::scrub::{SchemaPages, ScrubPlan, Scrubbed, Tag, schema_pages};
+use super::text::{TextColumns, covered_text};
 use super::vfs::{Database, Medium};
 use super::{Image, RUN};
 use crate::datamap::{DataMap, Normalize, Token, TokenKey, Value};
+use crate::format::blocks::TEXT;
+use crate::format::text_filter::{TextFilter, TextKey};
 use crate::format::{MarkRow, Marks};
 use crate::{Error, Result};
 use rusqlite::Connection;
-use std::cell::RefCell;
-use std::collections::hash_map::Entry;
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
@@ -39,11 +42,39 @@ struct TableRows {
     probes: Vec<TableProbe>,
 }
 
+/// Where the values of a table's column are.
+pub(super) enum TableColumn {
+    /// They are the row ids.
+    RowId,
+    /// In the record at this index; rows that are older than the column have the default.
+    Stored(usize, Value<'static>),
+    /// Nowhere on the leaf pages: they are computed, or their default is.
+    Unreadable,
+}
+
+/// Looks up a column.
+pub(super) fn table_column(db: &Connection, table: &Table, column: &Column) -> Result<TableColumn> {
+    if column.generated.is_some() {
+        return Ok(TableColumn::Unreadable);
+    }
+    if table.rowid_alias().is_some_and(|c| c.name == column.name) {
+        return Ok(TableColumn::RowId);
+    }
+    let Some(at) = table.stored_index(&column.name) else { return Ok(TableColumn::Unreadable) };
+    Ok(match &column.default {
+        None => TableColumn::Stored(at, Value::Null),
+        Some(sql) => default_value(db, &column.decl_type, sql).map_or(TableColumn::Unreadable, |value| TableColumn::Stored(at, value)),
+    })
+}
+
 /// Which columns of which tables the identity blocks of a database are made from.
 pub struct Layout {
     covers: Vec<String>,
     /// By root page.
     tables: HashMap<u32, TableRows>,
+    text: TextColumns,
+    /// A table of searched text turned out to be damaged.
+    lost_text: Cell<bool>,
     /// Probes that turned out to be unreadable somewhere.
     lost: RefCell<BTreeSet<u16>>,
     /// Keys that could not be understood.
@@ -57,7 +88,7 @@ pub const LAYOUT: &str = "#layout:";
 impl Layout {
     /// For what a map asks of these collections.
     pub fn plan(db: &Connection, schema: &Schema, map: &DataMap, collections: &[usize]) -> Result<Layout> {
-        let mut layout = Layout { covers: Vec::new(), tables: HashMap::new(), lost: RefCell::default(), unknown: false };
+        let mut layout = Layout::of(Vec::new());
         let mut digest = blake3::Hasher::new();
         for collection in collections.iter().filter_map(|i| map.collections.get(*i)) {
             for probe in &collection.probes {
@@ -71,17 +102,42 @@ impl Layout {
                 }
             }
         }
+        for collection in collections.iter().filter_map(|i| map.collections.get(*i)) {
+            for field in collection.fields.values().filter(|f| f.scan) {
+                // What cannot be read from leaf pages is not listed, and so will be searched by reading it.
+                layout.text.add(db, schema, (&collection.table, &field.name), &mut digest)?;
+            }
+        }
+        layout.covers.extend(layout.text.key());
         if !layout.covers.is_empty() {
             layout.covers.push(format!("{LAYOUT}{}", hex::encode(&digest.finalize().as_bytes()[..8])));
         }
         Ok(layout)
     }
 
+    fn of(covers: Vec<String>) -> Layout {
+        Layout {
+            covers,
+            tables: HashMap::new(),
+            text: TextColumns::default(),
+            lost_text: Cell::new(false),
+            lost: RefCell::default(),
+            unknown: false,
+        }
+    }
+
     /// For what the blocks of an archived entry cover, whatever today's map says.
     pub fn of_covers(db: &Connection, schema: &Schema, covers: &[String]) -> Result<Layout> {
-        let mut layout = Layout { covers: covers.to_vec(), tables: HashMap::new(), lost: RefCell::default(), unknown: false };
+        let mut layout = Layout::of(covers.to_vec());
         for (index, key) in covers.iter().enumerate() {
             if key.is_empty() || key.starts_with(LAYOUT) {
+                continue;
+            }
+            if key.starts_with(TEXT) {
+                for (table, column) in covered_text(key).unwrap_or_default() {
+                    layout.unknown |= !layout.text.add(db, schema, (&table, &column), &mut blake3::Hasher::new())?;
+                }
+                layout.unknown |= layout.text.key().as_ref() != Some(key);
                 continue;
             }
             let parsed = schema.tables().find_map(|t| Some((t, parse_key(key, t)?)));
@@ -108,7 +164,7 @@ impl Layout {
 
     /// Root pages of the tables that are read.
     pub fn roots(&self) -> impl Iterator<Item = u32> {
-        self.tables.keys().copied()
+        self.tables.keys().copied().chain(self.text.roots().filter(|root| !self.tables.contains_key(root)))
     }
 
     /// Adds a probe; `false` when its rows cannot be read from leaf pages.
@@ -128,25 +184,13 @@ impl Layout {
             return Ok(false);
         }
         let Some(columns) = fields.iter().map(|(f, _)| table.column(f)).collect::<Option<Vec<_>>>() else { return Ok(true) };
-        let alias = table.rowid_alias().map(|c| c.name.clone());
         let mut stored = Vec::new();
         for column in columns {
-            if column.generated == Some(Generated::Virtual) || column.generated == Some(Generated::Stored) {
-                return Ok(false);
-            }
-            if alias.as_ref() == Some(&column.name) {
-                stored.push(None);
-                continue;
-            }
-            let Some(at) = table.stored_index(&column.name) else { return Ok(false) };
-            let default = match &column.default {
-                None => Value::Null,
-                Some(sql) => match default_value(db, &column.decl_type, sql) {
-                    Ok(value) => value,
-                    Err(_) => return Ok(false),
-                },
-            };
-            stored.push(Some((at, default)));
+            stored.push(match table_column(db, table, column)? {
+                TableColumn::Unreadable => return Ok(false),
+                TableColumn::RowId => None,
+                TableColumn::Stored(at, default) => Some((at, default)),
+            });
         }
         digest.update(&table.root.to_be_bytes());
         for field in &stored {
@@ -214,11 +258,73 @@ impl Layout {
     /// What was covered in the end: keys of probes that were unreadable somewhere are emptied.
     pub fn covered(&self) -> Vec<String> {
         let lost = self.lost.borrow();
-        let is_lost = |i: usize| u16::try_from(i).is_ok_and(|i| lost.contains(&i));
-        self.covers.iter().enumerate().map(|(i, k)| if is_lost(i) { String::new() } else { k.clone() }).collect()
+        let is_lost = |i: usize, k: &str| u16::try_from(i).is_ok_and(|i| lost.contains(&i)) || self.lost_text.get() && k.starts_with(TEXT);
+        self.covers.iter().enumerate().map(|(i, k)| if is_lost(i, k) { String::new() } else { k.clone() }).collect()
+    }
+
+    /// Hashes what a leaf page's rows have of the covered columns on overflow pages. Those may lie in other runs and change while the
+    /// page does not, so this is a part of what the run's block is made from.
+    fn spilled(
+        &self,
+        (image, header): (&dyn Image, &Header),
+        (no, page): (u32, &[u8]),
+        root: u32,
+        digest: &mut Option<blake3::Hasher>,
+        key: &TokenKey,
+    ) -> Result<()> {
+        let mut tree = Btree::default();
+        let wants = [self.tables.get(&root).map(|t| t.want.as_slice()).unwrap_or_default(), self.text.wanted_of(root)];
+        if wants.iter().all(|w| w.is_empty()) || tree.parse(page, no, header).is_err() {
+            return Ok(());
+        }
+        let mut spans = Spans::new();
+        for cell in tree.cells.iter().filter(|c| c.spilled() > 0) {
+            for want in wants.iter().filter(|w| !w.is_empty()) {
+                let read = read_or(|| record::locate(image, header, (no, page), cell, want, &mut spans))?;
+                let far = match &read {
+                    Some(Cow::Borrowed(_)) => continue,
+                    Some(Cow::Owned(payload)) => payload.get(cell.local as usize..).unwrap_or_default(),
+                    None => b"unreadable",
+                };
+                digest.get_or_insert_with(|| blake3::Hasher::new_keyed(&key.derived("reseal/v1/spilled"))).update(far);
+            }
+        }
+        Ok(())
+    }
+
+    /// The context of a run's block, from [`Layout::spilled`] of its leaf pages: empty where nothing is.
+    pub(super) fn context(&self, image: (&dyn Image, &Header), leaves: &mut Leaves<'_, '_>, key: &TokenKey) -> Result<Vec<u8>> {
+        let mut digest = None;
+        for (no, page, root) in leaves {
+            self.spilled(image, (no, page), root, &mut digest, key)?;
+        }
+        Ok(digest.map(|d| d.finalize().as_bytes()[..16].to_vec()).unwrap_or_default())
+    }
+
+    /// The identity block of a run of this many bytes with these leaf pages.
+    pub(super) fn block(
+        &self,
+        (image, header): (&dyn Image, &Header),
+        leaves: &mut Leaves<'_, '_>,
+        (run, context): (usize, Vec<u8>),
+        key: &TokenKey,
+    ) -> Result<Marks> {
+        let mut rows = Vec::new();
+        let text_key = TextKey::new(key);
+        let mut filter = (!self.text.is_empty()).then(|| TextFilter::new(&text_key));
+        for (no, page, root) in leaves {
+            rows.extend(self.rows_of_page(image, header, no, page, root, key)?);
+            if let Some(filter) = &mut filter {
+                self.text.filter_page((image, header), (no, page), root, filter)?;
+            }
+        }
+        rows.sort_unstable();
+        rows.dedup();
+        Ok(Marks { context, records: 0, rows, text: filter.and_then(|f| f.finish(run)) })
     }
 
     fn lose_table(&self, root: u32) {
+        self.lost_text.set(self.lost_text.get() || self.text.roots().any(|r| r == root));
         if let Some(rows) = self.tables.get(&root) {
             self.lost.borrow_mut().extend(rows.probes.iter().map(|p| p.index));
         }
@@ -372,6 +478,12 @@ pub struct CutReport {
 /// Makes a run's identity block when it is asked for: not for runs that an earlier archive already has one for.
 pub type LazyMarks<'a> = &'a dyn Fn() -> Result<Option<Marks>>;
 
+/// Takes a run, the context of its identity block, and the means to make the block.
+pub type TakeRun<'a> = dyn FnMut(&[u8], &[u8], LazyMarks<'_>) -> Result<()> + 'a;
+
+/// Leaf pages of a run: number, bytes, and root page of the table that each belongs to.
+pub(super) type Leaves<'i, 'r> = dyn Iterator<Item = (u32, &'r [u8], u32)> + 'i;
+
 /// A database about to be cut into runs.
 pub struct Cut<'a> {
     image: &'a dyn Image,
@@ -412,8 +524,9 @@ impl<'a> Cut<'a> {
         self.layout.as_ref().map(Layout::covers).unwrap_or_default()
     }
 
-    /// Hands out the runs in order, scrubbed, each with the means to make its identity block.
-    pub fn stream(mut self, out: &mut dyn FnMut(&[u8], LazyMarks<'_>) -> Result<()>) -> Result<CutReport> {
+    /// Hands out the runs in order, scrubbed, each with its block's context and the means to make the block. Blocks of an earlier archive fit
+    /// equal runs only where the context is equal too.
+    pub fn stream(mut self, out: &mut TakeRun<'_>) -> Result<CutReport> {
         let mut scrub = Scrubbed::default();
         let mut unscrubbed = 0u64;
         for index in 0..self.image.runs() {
@@ -431,13 +544,17 @@ impl<'a> Cut<'a> {
                     }
                 }
             }
-            let marks = || match (&self.layout, &self.plan) {
-                (Some(layout), Some(plan)) if !layout.covers.is_empty() => {
-                    run_marks(self.image, layout, plan, index, &run, self.key).map(Some)
-                }
-                _ => Ok(None),
+            let covering = self.layout.as_ref().zip(self.plan.as_ref()).filter(|(layout, _)| !layout.covers.is_empty());
+            let context = match covering {
+                Some((layout, plan)) => layout.context((self.image, plan.header()), &mut plan.leaves(index, &run), self.key)?,
+                None => Vec::new(),
             };
-            out(&run, &marks)?;
+            let marks = || {
+                let Some((layout, plan)) = covering else { return Ok(None) };
+                let leaves = &mut plan.leaves(index, &run);
+                layout.block((self.image, plan.header()), leaves, (run.len(), context.clone()), self.key).map(Some)
+            };
+            out(&run, &context, &marks)?;
         }
         let covers = self.layout.as_ref().map(Layout::covered).unwrap_or_default();
         if covers.iter().any(String::is_empty) {
@@ -455,92 +572,7 @@ impl<'a> Cut<'a> {
     }
 }
 
-/// The identity block of one run.
-fn run_marks(image: &dyn Image, layout: &Layout, plan: &ScrubPlan, index: u64, run: &[u8], key: &TokenKey) -> Result<Marks> {
-    let header = plan.header();
-    let mut rows = Vec::new();
-    for (i, page) in run.chunks_exact(header.page).enumerate() {
-        let no = index * (RUN / header.page) as u64 + i as u64 + 1;
-        let Ok(no) = u32::try_from(no) else { break };
-        if let Tag::Leaf(root) = plan.tag(no)
-            && let Some(root) = plan.roots().get(root as usize)
-        {
-            rows.extend(layout.rows_of_page(image, header, no, page, *root, key)?);
-        }
-    }
-    Ok(block(rows))
-}
-
-/// Rows as an identity block.
-pub(super) fn block(mut rows: Vec<MarkRow>) -> Marks {
-    rows.sort_unstable();
-    rows.dedup();
-    Marks { context: Vec::new(), records: 0, rows }
-}
-
 /// Plans and streams in one go.
-pub fn cut(
-    image: &dyn Image,
-    map: &DataMap,
-    collections: &[usize],
-    key: &TokenKey,
-    out: &mut dyn FnMut(&[u8], LazyMarks<'_>) -> Result<()>,
-) -> Result<CutReport> {
+pub fn cut(image: &dyn Image, map: &DataMap, collections: &[usize], key: &TokenKey, out: &mut TakeRun<'_>) -> Result<CutReport> {
     Cut::plan(image, map, collections, key)?.stream(out)
-}
-
-/// Tells which table a leaf page belongs to, by looking up the page's first row in each table that is in question.
-/// Inner pages are parsed once; leaves are not read for it (all leaves of a table are equally deep).
-#[derive(Default)]
-pub(super) struct Owners {
-    /// Levels above the leaves, by root page.
-    depths: HashMap<u32, u32>,
-    /// Keys and children of inner pages.
-    inner: HashMap<u32, (Vec<i64>, Vec<u32>)>,
-}
-
-impl Owners {
-    /// The leaf page of a table on which this row id belongs.
-    pub(super) fn locate(&mut self, image: &dyn Image, header: &Header, root: u32, rowid: i64) -> Result<Option<u32>> {
-        let depth = match self.depths.get(&root) {
-            Some(depth) => *depth,
-            None => {
-                let (mut depth, mut no) = (0, root);
-                while let Some((_, children)) = self.inner(image, header, no)? {
-                    let first = children.first().copied().unwrap_or(0);
-                    (depth, no) = (depth + 1, first);
-                    if depth > 64 {
-                        return Err(Bad { page: root, what: "a table without leaves" }.at(&image.path()));
-                    }
-                }
-                self.depths.insert(root, depth);
-                depth
-            }
-        };
-        let mut no = root;
-        for _ in 0..depth {
-            let Some((keys, children)) = self.inner(image, header, no)? else { return Ok(None) };
-            let Some(child) = children.get(keys.partition_point(|k| *k < rowid)) else { return Ok(None) };
-            no = *child;
-        }
-        Ok(Some(no))
-    }
-
-    /// `None` for a leaf.
-    fn inner(&mut self, image: &dyn Image, header: &Header, no: u32) -> Result<Option<&(Vec<i64>, Vec<u32>)>> {
-        if let Entry::Vacant(slot) = self.inner.entry(no) {
-            if no < 1 || no > header.pages {
-                return Err(Bad { page: no, what: "does not exist, but something refers to it" }.at(&image.path()));
-            }
-            let (mut buf, mut tree) = (vec![0; header.page], Btree::default());
-            super::read_page(image, header, no, &mut buf)?;
-            tree.parse(&buf, no, header).map_err(|b| b.at(&image.path()))?;
-            if tree.kind() != Some(Kind::TableInterior) {
-                return Ok(None);
-            }
-            let keys = tree.cells.iter().map(|c| c.rowid).collect();
-            slot.insert((keys, std::mem::take(&mut tree.children)));
-        }
-        Ok(self.inner.get(&no))
-    }
 }

@@ -8,7 +8,7 @@
 //! | [`pages`], [`record`] | the file format: headers, b-tree pages, rows |
 //! | [`scrub`] | zeroes whatever is not live data, when the archive is made and after an edit |
 //! | [`snapshot`] | a consistent view of a live database, its write-ahead log folded in |
-//! | [`marks`] | cuts an image into runs and makes their identity blocks |
+//! | [`marks`], `text` | cuts an image into runs and makes their identity blocks |
 //! | [`overlay`] | the archived runs, with written pages kept aside |
 //! | [`vfs`] | lets SQLite open an overlay: the only unsafe code |
 //! | [`schema`] | tables, columns, keys, triggers |
@@ -23,6 +23,7 @@ mod foreign;
 mod fulltext;
 pub mod marks;
 pub mod overlay;
+mod owners;
 pub mod pages;
 pub mod place;
 pub mod record;
@@ -31,6 +32,7 @@ pub mod schema;
 pub mod scrub;
 pub mod snapshot;
 mod spool;
+mod text;
 mod transaction;
 pub mod vfs;
 

@@ -25,8 +25,25 @@ fn stored_text(bytes: &[u8], encoding: TextEncoding) -> Value<'_> {
         TextEncoding::Utf16le => u16::from_le_bytes,
         TextEncoding::Utf16be => u16::from_be_bytes,
     };
-    let units = bytes.chunks_exact(2).map(|c| unit([c.first().copied().unwrap_or(0), c.get(1).copied().unwrap_or(0)]));
-    Value::Text(Cow::Owned(char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect()))
+    let mut units = bytes.chunks_exact(2).map(|c| unit([c.first().copied().unwrap_or(0), c.get(1).copied().unwrap_or(0)]));
+    let mut out = String::with_capacity(bytes.len());
+    // As SQLite does it, which takes any surrogate and what follows it for a pair: what it shows is what has to be found.
+    while let Some(first) = units.next().map(u32::from) {
+        let c = match (first, units.clone().next().map(u32::from)) {
+            (0xd800..0xe000, Some(second)) => {
+                units.next();
+                ((first & 0x3ff) + 0x40) << 10 | (second & 0x3ff)
+            }
+            (0xd800..0xe000, None) => {
+                let mut out = out.into_bytes();
+                out.extend([0xed, 0x80 | (first >> 6 & 0x3f) as u8, 0x80 | (first & 0x3f) as u8]);
+                return Value::Bytes(Cow::Owned(out));
+            }
+            _ => first,
+        };
+        out.push(char::from_u32(c).unwrap_or(char::REPLACEMENT_CHARACTER));
+    }
+    Value::Text(Cow::Owned(out))
 }
 
 /// Bytes that a value of this serial type takes; `None` for types that do not exist.
@@ -177,6 +194,17 @@ mod tests {
             (6, i64::MIN.to_be_bytes().to_vec(), i64::MIN),
         ] {
             assert_eq!(value(serial, &bytes, TextEncoding::Utf8), Value::Integer(want));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn utf16_text_is_what_sqlite_makes_of_it(units in proptest::collection::vec(prop_oneof![0xd7feu16..0xe003, 0x40u16..0x60, any::<u16>()], 0..12)) {
+            let bytes: Vec<u8> = units.iter().flat_map(|u| u.to_le_bytes()).collect();
+            let db = rusqlite::Connection::open_in_memory().unwrap();
+            db.execute_batch("PRAGMA encoding = 'UTF-16le'").unwrap();
+            let sqlite = db.query_row("SELECT CAST(?1 AS TEXT)", [&bytes], |r| Ok(crate::format::sqlite::rows::from_sql(r.get_ref(0)?))).unwrap();
+            prop_assert_eq!(stored_text(&bytes, TextEncoding::Utf16le), sqlite);
         }
     }
 

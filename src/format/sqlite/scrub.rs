@@ -185,6 +185,18 @@ impl ScrubPlan {
         self.tags.get(no as usize).copied().map_or(Tag::Unknown, Tag::unpack)
     }
 
+    /// The leaf pages within a run: number, bytes, and root page of the table or index that each belongs to.
+    pub(super) fn leaves<'r>(&self, index: u64, run: &'r [u8]) -> impl Iterator<Item = (u32, &'r [u8], u32)> {
+        let page = self.header.page;
+        run.chunks_exact(page).enumerate().filter_map(move |(i, bytes)| {
+            let no = u32::try_from(index * (super::RUN / page) as u64 + i as u64 + 1).ok()?;
+            match self.tag(no) {
+                Tag::Leaf(root) => Some((no, bytes, *self.roots.get(root as usize)?)),
+                _ => None,
+            }
+        })
+    }
+
     fn set(&mut self, no: u32, tag: Tag) -> Parsed<()> {
         match self.tags.get_mut(no as usize) {
             Some(slot) if no > 0 && *slot == 0 => {

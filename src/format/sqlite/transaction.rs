@@ -48,6 +48,8 @@ pub(super) struct Transaction<'a> {
     pub(super) touched_fts: BTreeSet<String>,
     pub(super) in_place_fts: BTreeSet<String>,
     pub(super) rebuild_fts: BTreeSet<String>,
+    /// Rows that changed and are still there, by table (lower case).
+    pub(super) rewritten: Vec<(String, i64)>,
 }
 
 impl<'a> Transaction<'a> {
@@ -91,6 +93,10 @@ impl<'a> Transaction<'a> {
         self.statistics(db, &expected)?;
         self.account(&log, &expected, !triggers.is_empty() || self.uses_triggers(names))?;
         self.end(db, &triggers)?;
+        let log = std::mem::take(&mut *log.lock().unwrap_or_else(PoisonError::into_inner));
+        for (table, rows) in log {
+            self.rewritten.extend(rows.into_iter().filter(|(_, deleted)| !deleted).map(|(row, _)| (table.clone(), row)));
+        }
         db.connection_mut().update_hook(None::<fn(Action, &str, &str, i64)>).map_err(Error::sqlite("watching the edit"))
     }
 

@@ -6,6 +6,7 @@ mod hard;
 mod large;
 mod real;
 mod snapshots;
+mod text;
 
 use super::editor::SqliteEditor;
 use super::marks::{CutReport, cut};
@@ -66,7 +67,7 @@ impl Archived {
     pub fn of(image: &dyn Image, map: &DataMap) -> Arc<Archived> {
         let all: Vec<usize> = (0..map.collections.len()).collect();
         let (mut runs, mut marks) = (Vec::new(), Vec::new());
-        let report = cut(image, map, &all, &key(), &mut |run, lazy| {
+        let report = cut(image, map, &all, &key(), &mut |run, _, lazy| {
             runs.push(Arc::new(run.to_vec()));
             marks.push(lazy()?.map(|m| Arc::new(Marks::decode(&m.encode().unwrap()).unwrap())));
             Ok(())
