@@ -448,6 +448,47 @@ pub enum Keys {
     Remove(KeysRemove),
     /// Replace the root key, or complete a replacement that was interrupted
     Rotate,
+    /// Write everything that opens archives into one file, for the day when the place of the keys is lost
+    Export(KeysExport),
+    /// List the exports, and which of them hold keys that an erasure destroyed
+    Exports,
+    /// Bring an export back to the place of the keys
+    Import(KeysImport),
+    /// Record that an export does not exist any more
+    ForgetExport(KeysForgetExport),
+}
+
+/// `reseal keys export`
+#[derive(Debug, Args)]
+pub struct KeysExport {
+    /// Into this new file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Where it will be kept, for the audit log
+    #[arg(long, value_name = "TEXT")]
+    pub label: String,
+    /// The older export that it replaces, which you destroy now; can be repeated
+    #[arg(long, value_name = "EXPORT")]
+    pub replaces: Vec<String>,
+}
+
+/// `reseal keys import`
+#[derive(Debug, Args)]
+pub struct KeysImport {
+    /// The export
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+/// `reseal keys forget-export`
+#[derive(Debug, Args)]
+pub struct KeysForgetExport {
+    /// Its id or a unique prefix
+    #[arg(value_name = "EXPORT")]
+    pub export: String,
+    /// How it was destroyed, for the audit log
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
 }
 
 /// `reseal keys add`
@@ -593,6 +634,10 @@ mod tests {
             "reseal keys add --label safe --new-key-file f",
             "reseal keys remove ab",
             "reseal keys rotate",
+            "reseal keys export f --label safe --replaces ab --replaces cd",
+            "reseal keys exports",
+            "reseal keys import f",
+            "reseal keys forget-export ab --reason x",
             "reseal audit --check",
             "reseal map check",
             "reseal map suggest crm",
@@ -624,6 +669,8 @@ mod tests {
             "reseal certificate",
             "reseal certificate check",
             "reseal backup -q -v",
+            "reseal keys export f",
+            "reseal keys forget-export ab",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

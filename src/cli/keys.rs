@@ -4,7 +4,7 @@ use super::args::{Keys, KeysAdd, KeysRemove};
 use super::open::Context;
 use super::secrets::{self, Which};
 use super::text::{self, Align, Table};
-use super::{DONE, PARTIAL};
+use super::{DONE, PARTIAL, exports};
 use crate::crypto::kdf::KdfParams;
 use crate::engine::event::Event;
 use crate::repository::SlotInfo;
@@ -18,6 +18,10 @@ pub fn run(cx: &Context, command: &Keys) -> Result<u8> {
         Keys::Add(a) => add(cx, a),
         Keys::Remove(a) => remove(cx, a),
         Keys::Rotate => rotate(cx),
+        Keys::Export(a) => exports::export(cx, a),
+        Keys::Exports => exports::list(cx),
+        Keys::Import(a) => exports::import(cx, a),
+        Keys::ForgetExport(a) => exports::forget(cx, a),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::args::Nightly;
 use super::open::Context;
-use super::{backup, deadlines, drill, rotate, text, ui, verify};
+use super::{backup, deadlines, drill, exports, rotate, text, ui, verify};
 use crate::engine::nightly::{self, Report};
 use crate::{Error, Result};
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ pub fn run(cx: &Context, args: &Nightly) -> Result<u8> {
     let session = cx.session()?;
     let report = nightly::nightly(&session, &args.datasets)?;
     say(cx, &report);
+    exports::warn(&cx.ui, &session.state()?);
     deadlines::warn(&cx.ui, &session.state()?.requests, session.now());
     let code = report.exit_code();
     cx.ui.object(&object(&report, code));

@@ -3,7 +3,7 @@
 use super::args::{Propagate, Scope as ScopeArg};
 use super::open::Context;
 use super::text::{self, Align, Table};
-use super::{DONE, deadlines};
+use super::{DONE, deadlines, exports};
 use crate::Result;
 use crate::engine::certificate::archive_json;
 use crate::engine::event::{ArchiveOutcome, Counts};
@@ -32,6 +32,7 @@ pub fn run(cx: &Context, args: &Propagate) -> Result<u8> {
     let plan = propagate::choose_requests(&session, &options)?;
     let report = propagate::execute(&session, &plan, &options)?;
     say(cx, &report, &plan);
+    exports::warn(&cx.ui, &session.state()?);
     warn_deadlines(cx, &session)?;
     cx.ui.object(&object(&report, &plan, scope));
     Ok(report.exit_code())
@@ -317,6 +318,7 @@ pub fn object(report: &Report, plan: &Plan, scope: Scope) -> Value {
             "bytes_read": report.bytes_read,
             "bytes_written": report.bytes_written,
             "dropped": { "chunks": report.dropped.0, "bytes": report.dropped.1 },
+            "outdated_exports": exports::objects(&report.exports),
         },
     })
 }

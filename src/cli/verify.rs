@@ -3,7 +3,7 @@
 use super::args::Verify;
 use super::open::Context;
 use super::text::{self, Align, Table};
-use super::{DONE, FAILED};
+use super::{DONE, FAILED, exports};
 use crate::Result;
 use crate::engine::event::Verdict;
 use crate::engine::verify::{self, Checked};
@@ -28,7 +28,12 @@ pub fn run(cx: &Context, args: &Verify) -> Result<u8> {
     } else {
         cx.ui.warn(&format!("{failed} of {} FAILED ({read})", checked.len()));
     }
-    cx.ui.object(&json!({ "result": if failed == 0 { "PASS" } else { "FAILED" }, "read_data": share, "archives": objects(&checked) }));
+    let state = session.state()?;
+    exports::warn(&cx.ui, &state);
+    cx.ui.object(&json!({
+        "result": if failed == 0 { "PASS" } else { "FAILED" }, "read_data": share, "archives": objects(&checked),
+        "outdated_exports": exports::objects(state.outdated_exports()),
+    }));
     Ok(if failed == 0 { DONE } else { FAILED })
 }
 

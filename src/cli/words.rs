@@ -80,6 +80,13 @@ pub fn tell(event: &Event) -> Told {
         Event::KeyRotated { objects } => {
             Told::of("key-rotated", format!("the root key was replaced; {} sealed anew", text::count(*objects, "object", "objects")))
         }
+        Event::KeysExported { export, label } => Told::of("keys-exported", format!("the keys were exported ({export}, {label})")),
+        Event::KeysImported { export, ledger } => {
+            Told::of("keys-imported", format!("the keys were brought back from the export {export}, which ends at entry {ledger}"))
+        }
+        Event::KeysExportDestroyed { export, reason } => {
+            Told::of("keys-export-destroyed", format!("the export {export} of the keys does not exist any more: {reason}"))
+        }
         Event::Unknown => Told::of("unknown", "something that this version of reseal does not know".into()),
         other => about_a_request(other),
     }
@@ -218,6 +225,9 @@ mod tests {
             Event::KeyAdded { slot: text(), label: text() },
             Event::KeyRemoved { slot: text() },
             Event::KeyRotated { objects: 1 },
+            Event::KeysExported { export: text(), label: text() },
+            Event::KeysImported { export: text(), ledger: 1 },
+            Event::KeysExportDestroyed { export: text(), reason: text() },
         ];
         for event in &events {
             let told = tell(event);

@@ -6,7 +6,7 @@
 use super::event::{ArchiveOutcome, Counts, Verdict};
 use super::identity::subject_reference;
 use super::session::Session;
-use super::state::Request;
+use super::state::{KeyExport, Request};
 use crate::crypto::sign;
 use crate::{Error, Result};
 use serde_json::{Value, json};
@@ -36,6 +36,7 @@ pub fn make(session: &Session, id: &str) -> Result<Value> {
         }
         archives.push(archive_json(&a, &request.id));
     }
+    let exports: Vec<Value> = state.exports_holding(&request.id).map(export_json).collect();
     let ledger = session.ledger();
     let position = ledger.entries().iter().find(|e| e.seq == finished.seq).map(|e| hex::encode(e.hash));
     let body = json!({
@@ -55,7 +56,7 @@ pub fn make(session: &Session, id: &str) -> Result<Value> {
         "completed_at": finished.at.to_string(),
         "performed_by": finished.actor,
         "state": request.stage(session.now()).to_string(),
-        "result": result_word(&request.id, finished.done, finished.gone, &finished.archives),
+        "result": result_word(&request.id, finished.done, finished.gone, &finished.archives, exports.is_empty()),
         "sanitization": {
             "method": "cryptographic erase and deletion",
             "technique": "records removed or rewritten inside the archives; affected chunks sealed anew under new keys; keys of the old chunks destroyed; old ciphertext wiped or deleted",
@@ -70,6 +71,7 @@ pub fn make(session: &Session, id: &str) -> Result<Value> {
         "collections": collections.iter().map(|((d, c), n)| counts_json(d, c, n)).collect::<Vec<_>>(),
         "archives": archives,
         "surviving_copies": surviving(session, &request.id, finished.archives.as_slice())?,
+        "surviving_key_exports": exports,
         "not_covered": [
             "the live source, which is the controller's own to erase",
             "copies of the repository that were made before together with a key slot and its secret",
@@ -93,10 +95,15 @@ fn ground(request: &Request) -> Value {
     json!({ "basis": law, "reason": request.reason })
 }
 
-fn result_word(request: &str, done: bool, gone: Verdict, archives: &[ArchiveOutcome]) -> &'static str {
+/// A file that still holds the destroyed keys, for all that is recorded.
+fn export_json(e: &KeyExport) -> Value {
+    json!({ "export": e.id, "label": e.label, "made_at": e.at.to_string(), "ledger_entry": e.seq })
+}
+
+fn result_word(request: &str, done: bool, gone: Verdict, archives: &[ArchiveOutcome], no_exports: bool) -> &'static str {
     let is_complete = |a: &ArchiveOutcome| a.complete.iter().any(|c| c == request);
     let worst = archives.iter().fold(gone, |v, a| if is_complete(a) { v } else { v.and(a.verification).and(Verdict::Unknown) });
-    match (done, worst) {
+    match (done && no_exports, worst) {
         (true, Verdict::Pass) => "PASS",
         (_, Verdict::Failed) => "FAILED",
         _ => "UNKNOWN",

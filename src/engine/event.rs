@@ -331,6 +331,27 @@ pub enum Event {
         /// Objects sealed anew.
         objects: u64,
     },
+    /// The keys' side was exported into a file, which holds everything up to this entry.
+    KeysExported {
+        /// Id of the export.
+        export: String,
+        /// Where it is kept, in the operator's words.
+        label: String,
+    },
+    /// The keys' side was brought back from an export.
+    KeysImported {
+        /// Id of the export.
+        export: String,
+        /// The last entry in it: what was recorded later is lost, where this comes right after it.
+        ledger: u64,
+    },
+    /// Somebody says that an export does not exist any more.
+    KeysExportDestroyed {
+        /// Id of the export.
+        export: String,
+        /// The operator's words.
+        reason: String,
+    },
     /// A restore, export or drill was allowed past the gate.
     GateSkipped {
         /// Dataset.

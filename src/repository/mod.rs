@@ -14,10 +14,12 @@
 //! | [`slots`] | who can open the repository; rotation of the root |
 //! | [`ledger`] | what happened, chained |
 //! | [`lease`] | one writer at a time |
+//! | [`export`] | the keys' side in one file |
 
 mod chunk;
 pub mod dataset;
 pub mod entry;
+pub mod export;
 pub mod head;
 mod id;
 pub mod index;

@@ -10,7 +10,7 @@ use crate::engine::edit::{ArchiveEdit, Tally, apply, tally};
 use crate::engine::event::{ArchiveOutcome, Event, Verdict};
 use crate::engine::reseal::reseal;
 use crate::engine::session::{Session, View, archive_of_key};
-use crate::engine::state::{Request, State};
+use crate::engine::state::{KeyExport, Request, State};
 use crate::repository::entry::{ChunkId, Role};
 use crate::repository::{
     ArchiveId, ChunkIndex, ChunkWriter, DropOptions, Head, Heads, Lease, Listed, Live, WriteOptions, drop_chunks_while,
@@ -85,6 +85,8 @@ pub fn execute(session: &Session, plan: &Plan, options: &Options) -> Result<Repo
         policies,
     })?;
     crate::engine::request::sweep_identities(session)?;
+    let mine = |e: &&KeyExport| plan.iter().any(|r| e.since.erased.contains(&r.id));
+    report.exports = session.state()?.outdated_exports().filter(mine).cloned().collect();
     let now = session.traffic();
     (report.bytes_read, report.bytes_written) = (now.0 - traffic.0, now.1 - traffic.1);
     Ok(report)
