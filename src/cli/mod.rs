@@ -14,6 +14,7 @@ mod drill;
 mod export;
 mod exports;
 mod init;
+mod intake;
 mod keys;
 mod map;
 mod nightly;
@@ -117,6 +118,7 @@ fn dispatch(cx: &Context, command: Command) -> Result<u8> {
         Command::Certificate(a) => certificate::run(cx, &a),
         Command::Nightly(a) => nightly::run(cx, &a),
         Command::Keys(a) => keys::run(cx, &a),
+        Command::Intake(a) => intake::run(cx, &a),
         Command::Audit(a) => audit::run(cx, &a),
         Command::Map(a) => map::run(cx, &a),
         Command::Schema => schema::run(cx),

@@ -96,6 +96,7 @@ fn object(report: &Report, code: u8) -> Value {
             "verified": verify::objects(&report.verified),
             "verify_errors": errors,
             "rotated": report.rotated.iter().map(|(n, r)| either(r, n, rotate::object)).collect::<Vec<_>>(),
+            "refused": super::intake::refused_objects(&report.refused),
             "drills": report.drilled.iter().map(|(n, r)| either(r, n, drill::object)).collect::<Vec<_>>(),
         }
     })

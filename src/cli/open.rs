@@ -6,6 +6,7 @@ use super::{secrets, sides};
 use crate::catalog::Catalog;
 use crate::config::{self, Config, RepositoryAt};
 use crate::crypto::secret::Secret;
+use crate::engine::intake::{self, Refused};
 use crate::engine::session::Session;
 use crate::env::Env;
 use crate::repository::{Location, Repository};
@@ -61,6 +62,21 @@ impl Context {
         let catalog = self.catalog(&config, &repo)?;
         let actor = self.actor(&config)?;
         Session::new(config, repo, catalog, actor, self.env.clone(), meters)
+    }
+
+    /// Like [`Context::session`], for commands that look at archives: first what put-only hosts handed in is admitted. What cannot be admitted keeps
+    /// nobody from the archives that are there.
+    pub fn settled(&self) -> Result<(Session, Vec<Refused>)> {
+        let session = self.session()?;
+        let refused = match intake::settle(&session) {
+            Err(e @ Error::Interrupted(_)) => return Err(e),
+            Err(e) => {
+                self.ui.warn(&format!("what put-only hosts handed in could not be admitted: {e}"));
+                Vec::new()
+            }
+            Ok(refused) => refused,
+        };
+        Ok((session, refused))
     }
 
     /// The repository, opened.

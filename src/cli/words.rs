@@ -54,6 +54,8 @@ pub fn tell(event: &Event) -> Told {
     match event {
         Event::RepositoryCreated { tool } => Told::of("repository-created", format!("the repository was made by {tool}")),
         Event::ArchiveSealed { .. }
+        | Event::IntakeRefused { .. }
+        | Event::IntakeDiscarded { .. }
         | Event::ArchiveResealed { .. }
         | Event::ArchiveRotated { .. }
         | Event::ArchiveVerified { .. }
@@ -94,11 +96,19 @@ pub fn tell(event: &Event) -> Told {
 
 fn about_an_archive(event: &Event) -> Told {
     match event {
-        Event::ArchiveSealed { dataset, archive, created_at, .. } => Told::of(
-            "archive-sealed",
-            format!("archive {} of {dataset} was made, with the state of {}", text::short(archive), utc(*created_at)),
-        )
-        .archive(dataset, archive),
+        Event::ArchiveSealed { dataset, archive, created_at, admitted, .. } => {
+            let by = admitted.as_ref().map_or_else(String::new, |(_, by)| format!("; {by} admitted it"));
+            let what = format!("archive {} of {dataset} was made, with the state of {}{by}", text::short(archive), utc(*created_at));
+            Told::of("archive-sealed", what).archive(dataset, archive)
+        }
+        Event::IntakeRefused { dataset, archive, why } => {
+            Told::of("intake-refused", format!("archive {} of {dataset} was handed in and is NOT admitted: {why}", text::short(archive)))
+                .archive(dataset, archive)
+        }
+        Event::IntakeDiscarded { dataset, archive, reason } => {
+            let what = format!("archive {} of {dataset} was thrown away before it was admitted: {reason}", text::short(archive));
+            Told::of("intake-discarded", what).archive(dataset, archive)
+        }
         Event::ArchiveResealed { dataset, archive, generation, .. } => {
             Told::of("archive-resealed", format!("archive {} of {dataset} is generation {generation} now", text::short(archive)))
                 .archive(dataset, archive)
@@ -190,7 +200,9 @@ mod tests {
         let text = || "because".to_string();
         let events = [
             Event::RepositoryCreated { tool: text() },
-            Event::ArchiveSealed { dataset: dataset.clone(), archive, digest: text(), created_at: at },
+            Event::ArchiveSealed { dataset: dataset.clone(), archive, digest: text(), created_at: at, admitted: None },
+            Event::IntakeRefused { dataset: dataset.clone(), archive, why: text() },
+            Event::IntakeDiscarded { dataset: dataset.clone(), archive, reason: text() },
             Event::ArchiveResealed {
                 dataset: dataset.clone(),
                 archive,

@@ -139,6 +139,27 @@ pub enum Event {
         digest: String,
         /// Backup time.
         created_at: Timestamp,
+        /// Key id of the put-only host that handed it in (who is the actor then), and who admitted it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        admitted: Option<(String, String)>,
+    },
+    /// An archive that a put-only host handed in does not check: it is not admitted, and stays in the intake.
+    IntakeRefused {
+        /// Dataset.
+        dataset: String,
+        /// Archive.
+        archive: ArchiveId,
+        /// What does not fit.
+        why: String,
+    },
+    /// An archive in the intake was thrown away.
+    IntakeDiscarded {
+        /// Dataset.
+        dataset: String,
+        /// Archive.
+        archive: ArchiveId,
+        /// The operator's words.
+        reason: String,
     },
     /// A propagation replaced an archive's generation.
     ArchiveResealed {

@@ -81,6 +81,10 @@ pub struct ArchiveFacts {
     pub rotated: bool,
     /// Number of the entry that says that it was made.
     pub sealed: Option<u64>,
+    /// Its backup time, as whoever made it said.
+    pub created_at: Option<Timestamp>,
+    /// The put-only host that handed it in.
+    pub host: Option<String>,
 }
 
 /// A file with the keys of the repository as they were at one entry of the ledger.
@@ -135,6 +139,8 @@ pub struct State {
     pub archives: BTreeMap<(String, ArchiveId), ArchiveFacts>,
     /// The last successful drill per dataset.
     pub last_drill: BTreeMap<String, Timestamp>,
+    /// Archives in the intake that did not check when that was last tried, and why.
+    pub refused: BTreeMap<(String, ArchiveId), String>,
     /// Exports of the keys, oldest first.
     pub exports: Vec<KeyExport>,
     /// Number of the last entry.
@@ -221,9 +227,17 @@ impl State {
 
     fn apply(&mut self, seq: u64, at: Timestamp, actor: &str, event: Event) {
         match event {
-            Event::ArchiveSealed { dataset, archive, digest, .. } => {
+            Event::ArchiveSealed { dataset, archive, digest, created_at, admitted } => {
+                self.refused.remove(&(dataset.clone(), archive));
                 let facts = self.archive(dataset, archive);
                 (facts.highest, facts.sealed) = (Some((1, digest)), Some(seq));
+                (facts.created_at, facts.host) = (Some(created_at), admitted.map(|(host, _)| host));
+            }
+            Event::IntakeRefused { dataset, archive, why } => {
+                self.refused.insert((dataset, archive), why);
+            }
+            Event::IntakeDiscarded { dataset, archive, .. } => {
+                self.refused.remove(&(dataset, archive));
             }
             Event::ArchiveResealed { dataset, archive, generation, digest, previous, complete, counts } => {
                 // What was done to the generation before is in this one too.

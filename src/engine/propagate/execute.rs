@@ -41,6 +41,13 @@ pub fn execute(session: &Session, plan: &Plan, options: &Options) -> Result<Repo
     for d in &datasets {
         leases.push(session.repo.lease(d, crate::engine::LEASE_TTL)?);
     }
+    // Before the moment of erasure is recorded: what was handed in until now is older than it.
+    for (d, lease) in datasets.iter().zip(&leases) {
+        for refused in crate::engine::intake::admit(session, session.dataset_config(d)?, lease)?.refused {
+            let why = format!("handed in by a put-only host and not admitted, so not searched: {}", refused.why);
+            report.archives.push(not_there(session.dataset_config(d)?, refused.archive, why));
+        }
+    }
     // Under the leases, and with what others recorded meanwhile: a hold that came between counts.
     session.ledger().catch_up()?;
     let chosen = super::plan::choose_requests(session, options)?;
@@ -405,7 +412,9 @@ pub fn drop_dead(session: &Session, dataset: &str, lease: &Lease, removed: &[Lis
     }
     let dead = dead_chunks(&view.index, &needed);
     let keep = |id: &ChunkId, role: Role| needed.contains(id, role);
+    session.repo.forget_known(&view.dataset, &keep)?;
     let dropped = drop_chunks_while(&session.repo, &view.dataset, &keep, DropOptions::default(), &|| lease.check_cheaply())?;
+    session.repo.list_known(&view.dataset, &BTreeSet::new())?;
     report.dropped.0 += dropped.chunks;
     report.dropped.1 += dropped.bytes;
     for (key, e) in dropped.damaged.iter().chain(&dropped.left) {
@@ -428,7 +437,9 @@ pub fn drop_dead(session: &Session, dataset: &str, lease: &Lease, removed: &[Lis
         .into_iter()
         .filter_map(|o| o.key.rsplit('/').next().map(str::to_string))
         .collect();
-    let known: BTreeSet<String> = fresh.packs().iter().map(|p| p.id.to_string()).collect();
+    // Packs of the intake have their sheets there.
+    let waiting = session.repo.pending(dataset)?.into_iter().flat_map(|p| p.packs).map(|p| p.to_string());
+    let known: BTreeSet<String> = fresh.packs().iter().map(|p| p.id.to_string()).chain(waiting).collect();
     let packs_left = packs.difference(&known).next().is_some();
     Ok(if keys_left || heads_left || packs_left {
         Verdict::Failed
