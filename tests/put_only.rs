@@ -318,6 +318,13 @@ fn an_interrupted_hand_in_leaves_nothing_and_an_interrupted_admission_is_complet
     let (packs, sheets) = (shop.objects("backups/packs").len(), shop.objects("keys/sheets").len());
     assert_eq!(packs, sheets, "no pack is left over");
     drop(session);
+    // What a host reads is made again where it was lost: by whoever writes with the full key.
+    std::fs::remove_dir_all(shop.path("keys/known")).unwrap();
+    let ran = shop.run_with(OPENED, &["backup"], HOST).exits(1);
+    assert!(ran.stderr.contains("known/crm/put is missing"), "{}", ran.stderr);
+    shop.run(OPENED, &["backup"]).ok();
+    let again = shop.run_with(OPENED, &["backup", "--json"], HOST).ok().json();
+    assert_eq!(again["backups"][0]["stored_bytes"], 0, "everything is known again");
     // A rotated root opens the intake as well.
     hand_in(&shop, DUE);
     shop.run(DUE, &["keys", "rotate"]).ok();

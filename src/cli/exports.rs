@@ -16,7 +16,8 @@ use std::sync::Arc;
 
 /// Writes one.
 pub fn export(cx: &Context, args: &KeysExport) -> Result<u8> {
-    let session = cx.session()?;
+    // What is in the intake would not be in it.
+    let (session, _) = cx.settled()?;
     let state = session.state()?;
     let replaced: Vec<String> = args.replaces.iter().map(|id| Ok(state.export(id)?.id.clone())).collect::<Result<_>>()?;
     if args.label.trim().is_empty() {

@@ -357,3 +357,191 @@ impl Repository {
         Ok(keys.delete(&head_key(&pending.dataset, &pending.archive))?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::entry::{ChunkRef, Entry, Role};
+    use super::super::testing::{self, Fixture, entry, put_archive};
+    use super::super::write::WriteOptions;
+    use super::super::{ChunkReader, ChunkWriter, EntryListWriter, TreeWriter};
+    use super::*;
+
+    fn host(t: &Fixture, label: &str) -> Arc<HostKey> {
+        t.repo.create_dataset("d").unwrap();
+        t.repo.publish_put_key("d").unwrap();
+        let dataset = t.repo.dataset("d").unwrap().unwrap();
+        t.repo.list_known(&dataset, &BTreeSet::new()).unwrap();
+        let key = t.repo.make_host(label, &["d".to_string()]).unwrap();
+        Arc::new(HostKey::parse(&key.encode().unwrap()).unwrap())
+    }
+
+    fn outbox(t: &Fixture, host: &Arc<HostKey>) -> Arc<Outbox> {
+        Arc::new(Outbox::open(t.repo.location().clone(), t.env.clone(), host.clone(), "d").unwrap())
+    }
+
+    fn head(t: &Fixture, outbox: &Outbox, entries: super::super::entry::Tree, count: u64) -> Head {
+        Head {
+            archive: outbox.archive(),
+            dataset: "d".into(),
+            generation: 1,
+            created_at: t.env.now(),
+            sealed_at: t.env.now(),
+            tag: None,
+            ledger_epoch: 0,
+            entries,
+            entry_count: count,
+            source_bytes: 0,
+            stored_bytes: 0,
+            map_digest: String::new(),
+            previous: None,
+            tool: "test".into(),
+            source: "paths".into(),
+            warnings: 0,
+        }
+    }
+
+    /// Hands an archive in: one file per content; how many chunks were new.
+    fn hand_in(t: &Fixture, outbox: &Arc<Outbox>, contents: &[&[u8]]) -> u64 {
+        let (known, doubted) = outbox.known().unwrap();
+        assert!(doubted.is_empty(), "{doubted:?}");
+        let writer = ChunkWriter::to_outbox(outbox, known, WriteOptions::default());
+        let mut list = EntryListWriter::new(&writer, outbox.dataset());
+        for (n, content) in contents.iter().enumerate() {
+            let mut tree = TreeWriter::new(&writer);
+            let added = writer.add(Role::Data, content).unwrap();
+            tree.push(ChunkRef { id: added.id, len: content.len() as u64, marks: None }).unwrap();
+            let content = Some(tree.finish().unwrap());
+            list.push(&Entry { size: contents[n].len() as u64, content, ..entry(&format!("file-{n}")) }).unwrap();
+        }
+        let entries = list.finish().unwrap();
+        let written = writer.finish().unwrap();
+        outbox.put_head(&head(t, outbox, entries, contents.len() as u64)).unwrap();
+        written.chunks
+    }
+
+    fn opened(t: &Fixture) -> Result<(Pending, Opened)> {
+        let pending = t.repo.pending("d").unwrap().pop().unwrap();
+        let dataset = t.repo.dataset("d").unwrap().unwrap();
+        t.repo.open_pending(&dataset, &pending).map(|opened| (pending, opened))
+    }
+
+    #[test]
+    fn what_a_host_hands_in_shares_chunks_and_becomes_an_archive() {
+        let t = testing::fixture();
+        put_archive(&t, 1, &[b"one", b"two"]);
+        let host = host(&t, "web1");
+        let outbox = outbox(&t, &host);
+        // One file and the list of entries are new.
+        assert_eq!(hand_in(&t, &outbox, &[b"one", b"three"]), 2);
+        let (pending, opened) = opened(&t).unwrap();
+        assert_eq!((opened.host.label.as_str(), opened.head.archive), ("web1", outbox.archive()));
+        let dataset = t.repo.dataset("d").unwrap().unwrap();
+        t.repo.admit(&dataset, &opened).unwrap();
+        // As if it had been cut off.
+        t.repo.admit(&dataset, &opened).unwrap();
+        t.repo.clear_pending(&pending).unwrap();
+        assert!(t.repo.pending("d").unwrap().is_empty());
+        let listed = t.repo.head("d", &outbox.archive(), 1).unwrap().unwrap();
+        let reader = ChunkReader::new(&t.repo, &dataset, t.repo.index(&dataset).unwrap(), 1 << 20);
+        let restored = testing::restore(&reader, &listed.head).unwrap();
+        assert_eq!(restored.into_iter().map(|(_, bytes)| bytes).collect::<Vec<_>>(), [b"one".to_vec(), b"three".to_vec()]);
+    }
+
+    #[test]
+    fn once_the_put_key_is_renewed_an_old_intake_opens_for_nobody() {
+        let t = testing::fixture();
+        let host = host(&t, "web1");
+        let outbox = outbox(&t, &host);
+        hand_in(&t, &outbox, &[b"one"]);
+        assert!(opened(&t).is_ok());
+        t.repo.renew_put_key("d").unwrap();
+        assert!(matches!(opened(&t), Err(Error::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_host_that_lies_about_its_chunks_is_refused() {
+        let t = testing::fixture();
+        let host = host(&t, "web1");
+        let outbox = outbox(&t, &host);
+        hand_in(&t, &outbox, &[b"one"]);
+        let (_, good) = opened(&t).unwrap();
+        // The same pack, whose row says that it holds what somebody else will want to store.
+        let wanted = outbox.dataset().chunk_id(b"what others will back up");
+        for (lie, word) in [(0, "its seal does not open"), (1, "no writer makes such a pack")] {
+            let mut sheets = good.sheets();
+            let sheet = &mut sheets[0];
+            match lie {
+                0 => sheet.rows[0].id = wanted,
+                _ => sheet.rows.clear(),
+            }
+            let again = Arc::new(Outbox::open(t.repo.location().clone(), t.env.clone(), host.clone(), "d").unwrap());
+            again.put_sheet(sheet).unwrap();
+            again.put_head(&head(&t, &again, good.head.entries.clone(), 1)).unwrap();
+            let pending = t.repo.pending("d").unwrap().into_iter().find(|p| p.archive == again.archive()).unwrap();
+            let refused = t.repo.open_pending(&t.repo.dataset("d").unwrap().unwrap(), &pending).err().unwrap();
+            assert!(refused.to_string().contains(word), "{refused}");
+        }
+    }
+
+    #[test]
+    fn no_sheet_takes_the_place_of_one_that_is_stored() {
+        let t = testing::fixture();
+        put_archive(&t, 1, &[b"one", b"two", b"three", b"four", b"five"]);
+        let host = host(&t, "web1");
+        let dataset = t.repo.dataset("d").unwrap().unwrap();
+        // A host that had got hold of the keys of a pack, and would have the repository forget one of them.
+        let mut sheet = t.repo.sheets(&dataset).unwrap().0.into_iter().map(|(s, _)| s).find(|s| s.rows.len() > 1).unwrap();
+        let at = sheet::key("d", &sheet.pack);
+        let before = t.keys.get(&at).unwrap();
+        sheet.rows.truncate(1);
+        let outbox = outbox(&t, &host);
+        outbox.put_sheet(&sheet).unwrap();
+        outbox.put_head(&head(&t, &outbox, Default::default(), 0)).unwrap();
+        let (_, opened) = opened(&t).unwrap();
+        assert!(matches!(t.repo.admit(&dataset, &opened), Err(Error::Refused(m)) if m.contains("stored already")));
+        assert_eq!(t.keys.get(&at).unwrap(), before);
+    }
+
+    #[test]
+    fn an_archive_in_anothers_name_is_refused() {
+        let t = testing::fixture();
+        let (ours, theirs) = (host(&t, "web1"), host(&t, "web2"));
+        let outbox = outbox(&t, &ours);
+        let key = head_key("d", &outbox.archive());
+        let plain = cbor::encode(&head(&t, &outbox, Default::default(), 0)).unwrap();
+        let post = |id: HostId, ledger: &[u8]| {
+            let payload = cbor::encode(&Payload { host: id, head: ByteBuf::from(ledger.to_vec()), sheets: vec![] }).unwrap();
+            let signature = ours.signing.sign(&signed_message(t.repo.id(), &key, &payload));
+            outbox.post(&key, &cbor::encode(&Signed { payload: ByteBuf::from(payload.to_vec()), signature }).unwrap()).unwrap();
+            opened(&t).map(|_| ()).map_err(|e| e.to_string())
+        };
+        assert!(post(ours.id, &plain).is_ok());
+        assert!(post(theirs.id, &plain).unwrap_err().contains("its signature is not that of host web2"));
+        assert!(post(HostId([7; 16]), &plain).unwrap_err().contains("no host of this repository"));
+        let knowing = Head { ledger_epoch: 99, ..head(&t, &outbox, Default::default(), 0) };
+        assert!(post(ours.id, &cbor::encode(&knowing).unwrap()).unwrap_err().contains("claims to know the ledger"));
+        let other = Head { dataset: "e".into(), ..head(&t, &outbox, Default::default(), 0) };
+        assert!(post(ours.id, &cbor::encode(&other).unwrap()).unwrap_err().contains("another archive"));
+        t.repo.remove_host(&ours.id).unwrap();
+        assert!(post(ours.id, &plain).unwrap_err().contains("was removed"));
+    }
+
+    #[test]
+    fn hostile_bytes_in_the_intake_are_refused() {
+        let t = testing::fixture();
+        let host = host(&t, "web1");
+        let outbox = outbox(&t, &host);
+        let key = head_key("d", &outbox.archive());
+        for bytes in [&b""[..], b"RSI1", b"RSI1 and so on", &[0xff; 200]] {
+            t.keys.put(&key, bytes).unwrap();
+            assert!(matches!(opened(&t), Err(Error::Damaged { .. })));
+        }
+        for plain in [&b""[..], b"\xa0", &[0xff; 64]] {
+            outbox.post(&key, plain).unwrap();
+            assert!(matches!(opened(&t), Err(Error::Damaged { .. })));
+        }
+        t.keys.put("intake/d/rubbish", b"x").unwrap();
+        t.keys.put("intake/d/rubbish/more", b"x").unwrap_or_default();
+        assert_eq!(t.repo.pending("d").unwrap().len(), 1);
+    }
+}

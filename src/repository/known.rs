@@ -154,12 +154,13 @@ impl Repository {
         put(&*self.location().keys, self.env(), self.id(), dataset, pack, chunks, (&self.signing, None))
     }
 
-    /// Lists every pack that is not listed, and `anew` in any case; takes back lists of packs that have no sheet. Nothing where the dataset takes
-    /// nothing from hosts. The caller holds the dataset's lease.
+    /// Lists every pack that is not listed, and `anew` in any case; takes back lists of packs that have no sheet; publishes the put key again where it
+    /// was lost. Nothing where the dataset takes nothing from hosts. The caller holds the dataset's lease.
     pub fn list_known(&self, dataset: &Dataset, anew: &BTreeSet<PackId>) -> Result<()> {
         if !self.takes_from_hosts(dataset.name())? {
             return Ok(());
         }
+        self.publish_put_key(dataset.name())?;
         let keys = &*self.location().keys;
         let packs = |prefix: String| -> Result<BTreeSet<PackId>> {
             Ok(keys.list(&prefix)?.iter().filter_map(|o| sheet::pack_of_key(&o.key)).collect())
