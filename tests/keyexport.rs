@@ -126,6 +126,29 @@ fn an_import_that_ended_half_way_is_completed_and_what_was_made_later_is_named()
 }
 
 #[test]
+fn an_import_into_a_newer_place_brings_back_what_was_lost_and_not_what_was_removed() {
+    let dir = scratch();
+    let shop = shop(dir.path());
+    shop.run(OPENED, &["keys", "add", "--label", "second", "--new-key-file", "key2"]).ok();
+    shop.request();
+    export(&shop, OPENED, "keys.export", &[]);
+    let slots = shop.run(OPENED, &["keys", "list", "--json"]).ok().json();
+    let second = slots["keys"].as_array().unwrap().iter().find(|k| k["label"] == "second").unwrap()["id"].as_str().unwrap().to_string();
+    shop.run(OPENED, &["keys", "remove", &second]).ok();
+    for id in shop.run(OPENED, &["request", "list", "--json"]).ok().json()["requests"].as_array().unwrap() {
+        shop.run(OPENED, &["request", "cancel", id["id"].as_str().unwrap()]).ok();
+    }
+    let lost = shop.objects("keys/sheets").into_iter().next().unwrap();
+    std::fs::remove_file(shop.path(&lost)).unwrap();
+    shop.run(OPENED, &["verify"]).exits(4);
+    let done = shop.run(OPENED, &["keys", "import", "keys.export", "--json"]).ok().json();
+    assert_eq!(done["import"]["written"], 1, "{done:#}");
+    shop.run(OPENED, &["verify", "--read-data"]).ok();
+    assert!(shop.path(&lost).exists() && shop.objects("keys/requests").is_empty());
+    shop.run_with(OPENED, &["archives"], &[("RESEAL_KEY_FILE", "key2")]).exits(6);
+}
+
+#[test]
 fn an_outdated_export_is_named_until_its_destruction_is_recorded() {
     let dir = scratch();
     let shop = shop(dir.path());

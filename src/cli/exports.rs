@@ -178,7 +178,7 @@ pub fn import(cx: &Context, args: &KeysImport) -> Result<u8> {
         None => data.clone(),
     };
     let location = Location { data, keys };
-    let plan = keyexport::import(&export, &from, &location)?;
+    let plan = keyexport::import(&export, &from, &location, &secret)?;
     drop(from);
     let repo = Arc::new(Repository::open(location, &secret, &cx.env)?);
     let done = keyexport::imported(&repo, &export, plan, &cx.actor(&config)?)?;

@@ -25,6 +25,16 @@ pub fn run(cx: &Context, args: &Propagate) -> Result<u8> {
     if args.dry_run {
         let plan = propagate::plan(&session, &options)?;
         say_plan(cx, &session, &plan);
+        for dataset in &plan.datasets {
+            let waiting = session.repo.pending(&dataset.dataset)?.len() as u64;
+            if waiting > 0 {
+                let what = text::count(waiting, "archive", "archives");
+                cx.ui.warn(&format!(
+                    "{}: {what} in the intake will be admitted first, and are not in this plan: reseal intake admit",
+                    dataset.dataset
+                ));
+            }
+        }
         warn_deadlines(cx, &session)?;
         cx.ui.object(&plan_object(&session, &plan));
         return Ok(DONE);

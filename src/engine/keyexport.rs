@@ -4,11 +4,16 @@
 //! written is named until somebody says that it is not there, which costs nothing but a question.
 
 use super::event::Event;
+use super::propagate::identities_key;
 use super::session::Session;
+use super::state::State;
+use crate::crypto::secret::Secret;
 use crate::env::random_bytes;
 use crate::repository::export::{self, Export, ImportPlan};
 use crate::repository::{Ledger, Location, Repository};
+use crate::store::memory::Memory;
 use crate::{Error, Result};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The lease that openings of requests hold, and the one of slots and root: with the datasets' own, nothing changes under an export.
@@ -77,15 +82,41 @@ pub struct Imported {
 }
 
 /// Brings an export back to the keys store of `location`. `from` is the export, opened from memory with a secret: what does not open is not written.
-pub fn import(export: &Export, from: &Arc<Repository>, location: &Location) -> Result<ImportPlan> {
+pub fn import(export: &Export, from: &Arc<Repository>, location: &Location, secret: &Secret) -> Result<ImportPlan> {
     let ledger = Ledger::load(from)?;
     ledger.check()?;
     if ledger.head().0 != export.ledger {
         return Err(Error::damaged("the export", format!("its ledger ends at entry {}, not at {}", ledger.head().0, export.ledger)));
     }
-    let plan = export::plan_import(export, from, location)?;
+    let mut plan = export::plan_import(export, from, location)?;
+    if !plan.empty {
+        let gone = destroyed_since(export, from, location, secret)?;
+        plan.write.retain(|key| !gone.contains(key));
+    }
     export::import(export, &plan, &*location.keys)?;
     Ok(plan)
+}
+
+/// What the place does not have because somebody took it away: slots that were removed, and identities of requests that are over. Told by the ledger of
+/// what the place will be, looked at in memory.
+fn destroyed_since(export: &Export, from: &Arc<Repository>, location: &Location, secret: &Secret) -> Result<BTreeSet<String>> {
+    let mut objects = export.objects.clone();
+    for key in export::stored(&*location.keys)? {
+        objects.insert(key.clone(), location.keys.get(&key)?);
+    }
+    let keys = Arc::new(Memory::new(location.keys.describe(), objects));
+    let repo = Arc::new(Repository::open(Location { data: location.data.clone(), keys }, secret, from.env())?);
+    let ledger = Ledger::load(&repo)?;
+    ledger.check()?;
+    let mut gone = BTreeSet::new();
+    for entry in ledger.entries() {
+        if let Ok(Event::KeyRemoved { slot }) = entry.body.deserialized() {
+            gone.insert(format!("slots/{slot}"));
+        }
+    }
+    let over = State::fold(&ledger)?.requests.into_iter().filter(|r| r.stage(repo.env().now()).is_final());
+    gone.extend(over.map(|r| identities_key(&r.id)));
+    Ok(gone)
 }
 
 /// Records the import in the repository that it woke, and looks at what it cannot open.

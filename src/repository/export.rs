@@ -152,10 +152,7 @@ pub struct ImportPlan {
 /// this repository's. Into an empty place everything is written. Into one that is not: only what is missing, and only where what is there is the
 /// same repository's, under the same root, and not older than the export. What is there is never overwritten.
 pub fn plan_import(export: &Export, from: &Repository, location: &super::Location) -> Result<ImportPlan> {
-    let mut there = BTreeSet::new();
-    for prefix in PREFIXES {
-        there.extend(location.keys.list(prefix)?.into_iter().map(|o| o.key));
-    }
+    let there = stored(&*location.keys)?;
     let order = |key: &String| PREFIXES.iter().position(|p| key.starts_with(p));
     let mut write: Vec<String> = export.objects.keys().filter(|k| !there.contains(*k)).cloned().collect();
     write.sort_by_key(|k| (order(k), k.clone()));
@@ -206,6 +203,15 @@ pub fn plan_import(export: &Export, from: &Repository, location: &super::Locatio
     }
     let dead = (before - write.len()) as u64;
     Ok(ImportPlan { kept: there.len() as u64, dead, write, empty: false })
+}
+
+/// Keys of the objects of a keys store that belong into an export.
+pub fn stored(keys: &dyn Store) -> Result<BTreeSet<String>> {
+    let mut there = BTreeSet::new();
+    for prefix in PREFIXES {
+        there.extend(keys.list(prefix)?.into_iter().map(|o| o.key));
+    }
+    Ok(there)
 }
 
 /// Writes what was planned.
