@@ -67,8 +67,9 @@ pub fn say(cx: &Context, report: &Report) {
     let head = &report.head;
     let n = report.entries;
     cx.ui.say(&format!(
-        "{}: sealed archive {} of {} ({}), {} stored; files: {} new, {} changed, {} unchanged",
+        "{}: {} archive {} of {} ({}), {} stored; files: {} new, {} changed, {} unchanged",
         head.dataset,
+        if report.pending { "handed in" } else { "sealed" },
         text::short(head.archive),
         text::count(head.entry_count, "entry", "entries"),
         text::bytes(head.source_bytes),
