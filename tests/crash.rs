@@ -298,6 +298,79 @@ fn a_key_rotation_that_ends_anywhere_can_be_read_and_completed_by_every_slot() {
     });
 }
 
+/// One regular night, a key for a put-only host, and a day after that.
+fn with_host(scratch: &Path) -> (Shop, BTreeMap<String, Tree>) {
+    let shop = Shop::new(&scratch.join("base"), true);
+    shop.prepare(1);
+    shop.run(&night_time(1), &["keys", "add", "--label", "web1", "--put-only", "put.key"]).ok();
+    shop.change(2);
+    let old = restored(&shop, &night_time(2));
+    (shop, old)
+}
+
+/// After the admission: nothing waits, what the host made is whole, and so is everything else.
+fn admitted(shop: &Shop, old: &BTreeMap<String, Tree>, live: &Tree, at: &str) {
+    shop.run(OPENED, &["intake", "admit"]).ok();
+    assert_eq!(shop.objects("keys/intake"), BTreeSet::new(), "{at}");
+    let all = restored(shop, OPENED);
+    assert!(all.len() > old.len() && old.iter().all(|(id, tree)| all.get(id) == Some(tree)), "{at}");
+    for (id, tree) in all.iter().filter(|(id, _)| !old.contains_key(*id)) {
+        assert_eq!(differs_from_live(tree, live), None, "{at}: {id}");
+    }
+    // The host believes only what is so: its next archive is whole.
+    shop.run(OPENED, &["--key-file", "put.key", "backup"]).ok();
+    shop.run(OPENED, &["intake", "admit"]).ok();
+    shop.verify_all(&shop.open(OPENED).unwrap());
+}
+
+#[test]
+fn a_put_only_backup_may_end_anywhere() {
+    let scratch = scratch();
+    let (shop, old) = with_host(scratch.path());
+    let (live, now) = (live(&shop), night_time(2));
+    let expected = Expected { new: old.clone(), old: old.clone(), fresh: Some(live.clone()), erased: false, open_requests: 0 };
+    let args = ["--key-file", "put.key", "backup"];
+    matrix("put-only backup", &shop, scratch.path(), &now, &args, &[0], Some(&expected), &|s, at| admitted(s, &old, &live, at));
+}
+
+#[test]
+fn an_admission_may_end_anywhere_and_makes_each_archive_once() {
+    let scratch = scratch();
+    let (shop, old) = with_host(scratch.path());
+    let (live, now) = (live(&shop), night_time(2));
+    shop.run(&now, &["--key-file", "put.key", "backup"]).ok();
+    let expected = Expected { new: old.clone(), old: old.clone(), fresh: Some(live.clone()), erased: false, open_requests: 0 };
+    matrix("intake admit", &shop, scratch.path(), &now, &["intake", "admit"], &[0], Some(&expected), &|s, at| {
+        assert_eq!(restored(s, &now).len(), old.len() + 1, "{at}");
+        admitted(s, &old, &live, at);
+    });
+}
+
+#[test]
+fn an_export_of_the_keys_may_end_anywhere_and_is_never_unrecorded() {
+    let scratch = scratch();
+    let shop = Shop::new(&scratch.path().join("base"), true);
+    shop.prepare(1);
+    let args = ["keys", "export", "f", "--label", "safe"];
+    matrix("keys export", &shop, scratch.path(), OPENED, &args, &[0, 2], None, &|s, at| {
+        let exports = s.run(OPENED, &["keys", "exports", "--json"]).ok().json();
+        assert!(!exports["exports"].as_array().unwrap().is_empty(), "{at}");
+    });
+}
+
+#[test]
+fn an_import_of_the_keys_may_end_anywhere() {
+    let scratch = scratch();
+    let shop = Shop::new(&scratch.path().join("base"), true);
+    shop.prepare(1);
+    let old = restored(&shop, OPENED);
+    shop.run(OPENED, &["keys", "export", "f", "--label", "safe"]).ok();
+    std::fs::remove_dir_all(shop.path("keys")).unwrap();
+    matrix("keys import", &shop, scratch.path(), OPENED, &["keys", "import", "f"], &[0], None, &|s, at| {
+        assert_eq!(restored(s, OPENED), old, "{at}");
+    });
+}
+
 #[test]
 fn adding_a_key_may_end_anywhere() {
     let scratch = scratch();

@@ -32,10 +32,10 @@ fn recover(python: &str, shop: &Shop, arguments: &[&str]) -> Output {
 }
 
 /// Both ways, every archive.
-fn same(python: &str, shop: &Shop, now: &str, at: &str) {
+fn same(python: &str, shop: &Shop, count: usize, now: &str, at: &str) {
     let listed = shop.run(now, &["archives", "--json"]).ok().json();
     let archives = listed["archives"].as_array().unwrap();
-    assert_eq!(archives.len(), 2, "{at}");
+    assert_eq!(archives.len(), count, "{at}");
     for archive in archives {
         let id = archive["id"].as_str().unwrap();
         let (ours, theirs) = (shop.path("ours"), shop.path("theirs"));
@@ -65,12 +65,19 @@ fn the_script_restores_what_the_program_restores_also_after_an_erasure_and_a_rot
     std::fs::write(data.join("nothing"), "").unwrap();
     std::fs::write(data.join("large"), (0..600_000u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>()).unwrap();
     shop.prepare(2);
-    same(&python, &shop, OPENED, "as backed up");
+    same(&python, &shop, 2, OPENED, "as backed up");
     shop.request();
     shop.run(DUE, &["propagate"]).ok();
-    same(&python, &shop, DUE, "after an erasure");
+    same(&python, &shop, 2, DUE, "after an erasure");
     shop.run(DUE, &["keys", "rotate"]).ok();
-    same(&python, &shop, DUE, "after a rotation of the root key");
+    same(&python, &shop, 2, DUE, "after a rotation of the root key");
     let listed = recover(&python, &shop, &["--list"]);
     assert_eq!(String::from_utf8_lossy(&listed.stdout).lines().filter(|l| l.contains("crm")).count(), 2, "{listed:?}");
+    // What a put-only host handed in is an archive like every other, once it is admitted.
+    let later = "2026-10-20T01:00:00Z";
+    shop.run(later, &["keys", "add", "--label", "web1", "--put-only", "put.key"]).ok();
+    shop.change(3);
+    shop.run(later, &["--key-file", "put.key", "backup"]).ok();
+    shop.run(later, &["intake", "admit"]).ok();
+    same(&python, &shop, 3, later, "handed in and admitted");
 }

@@ -40,11 +40,12 @@ pub fn run(cx: &Context, args: &Archives) -> Result<u8> {
         ("expires", Align::Left),
         ("tag", Align::Left),
     ]);
-    let mut damaged = Vec::new();
+    let (mut damaged, mut pending) = (Vec::new(), Vec::new());
     for name in names {
         if session.repo.dataset(&name)?.is_none() {
             continue;
         }
+        pending.extend(super::intake::list_of(&session, &state, &name)?);
         let heads = session.heads(&name)?;
         for (key, e) in &heads.damaged {
             cx.ui.warn(&format!("{key}: {e}"));
@@ -77,13 +78,14 @@ pub fn run(cx: &Context, args: &Archives) -> Result<u8> {
             objects.push(object(listed, &state, end));
         }
     }
-    if table.is_empty() && damaged.is_empty() {
+    if table.is_empty() && damaged.is_empty() && pending.is_empty() {
         cx.ui.say("there is no archive yet; make one with: reseal backup");
     } else if !table.is_empty() {
         cx.ui.data(&table.render());
     }
+    super::intake::say(cx, &pending);
     let code = if damaged.is_empty() { DONE } else { FAILED };
-    cx.ui.object(&json!({ "archives": objects, "damaged": damaged }));
+    cx.ui.object(&json!({ "archives": objects, "damaged": damaged, "pending": super::intake::objects(&pending) }));
     Ok(code)
 }
 

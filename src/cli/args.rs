@@ -94,6 +94,9 @@ pub enum Command {
     /// Who can open the repository
     #[command(subcommand)]
     Keys(Keys),
+    /// Archives that put-only hosts handed in
+    #[command(subcommand)]
+    Intake(Intake),
     /// The audit log
     Audit(Audit),
     /// The data map against the live source
@@ -116,6 +119,9 @@ pub struct Init {
     /// Name of the first key slot
     #[arg(long, default_value = "first", value_name = "NAME")]
     pub label: String,
+    /// Also make a key for a host that only adds archives (to all datasets), and write it into this new file
+    #[arg(long, value_name = "FILE")]
+    pub put_only_key: Option<PathBuf>,
 }
 
 /// `reseal backup`
@@ -440,14 +446,55 @@ pub struct Nightly {
 /// `reseal keys`
 #[derive(Debug, Subcommand)]
 pub enum Keys {
-    /// List the key slots
+    /// List the key slots, and the keys of put-only hosts
     List,
-    /// Add a slot with another passphrase (RESEAL_NEW_PASSPHRASE, …_FILE, …_COMMAND or a prompt) or key file
+    /// Add a slot with another passphrase (RESEAL_NEW_PASSPHRASE, …_FILE, …_COMMAND or a prompt) or key file, or a key for a put-only host
     Add(KeysAdd),
-    /// Remove a slot
+    /// Remove a slot, or the key of a put-only host
     Remove(KeysRemove),
     /// Replace the root key, or complete a replacement that was interrupted
     Rotate,
+    /// Write everything that opens archives into one file, for the day when the place of the keys is lost
+    Export(KeysExport),
+    /// List the exports, and which of them hold keys that an erasure destroyed
+    Exports,
+    /// Bring an export back to the place of the keys
+    Import(KeysImport),
+    /// Record that an export does not exist any more
+    ForgetExport(KeysForgetExport),
+}
+
+/// `reseal keys export`
+#[derive(Debug, Args)]
+pub struct KeysExport {
+    /// Into this new file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Where it will be kept, for the audit log
+    #[arg(long, value_name = "TEXT")]
+    pub label: String,
+    /// The older export that it replaces, which you destroy now; can be repeated
+    #[arg(long, value_name = "EXPORT")]
+    pub replaces: Vec<String>,
+}
+
+/// `reseal keys import`
+#[derive(Debug, Args)]
+pub struct KeysImport {
+    /// The export
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+/// `reseal keys forget-export`
+#[derive(Debug, Args)]
+pub struct KeysForgetExport {
+    /// Its id or a unique prefix
+    #[arg(value_name = "EXPORT")]
+    pub export: String,
+    /// How it was destroyed, for the audit log
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
 }
 
 /// `reseal keys add`
@@ -459,14 +506,42 @@ pub struct KeysAdd {
     /// A key file, made when it is not there
     #[arg(long, value_name = "FILE")]
     pub new_key_file: Option<PathBuf>,
+    /// Not a slot, but a key for a host that adds archives and can open and delete none, written into this new file
+    #[arg(long, value_name = "FILE", conflicts_with = "new_key_file")]
+    pub put_only: Option<PathBuf>,
+    /// With --put-only: only to this dataset; can be repeated [default: all]
+    #[arg(long = "dataset", value_name = "DATASET", requires = "put_only")]
+    pub datasets: Vec<String>,
 }
 
 /// `reseal keys remove`
 #[derive(Debug, Args)]
 pub struct KeysRemove {
-    /// The slot's id or a unique prefix
-    #[arg(value_name = "SLOT")]
+    /// The id of the slot or of the host's key, or a unique prefix
+    #[arg(value_name = "KEY")]
     pub slot: String,
+}
+
+/// `reseal intake`
+#[derive(Debug, Subcommand)]
+pub enum Intake {
+    /// List what is not admitted yet
+    List,
+    /// Check it and make archives of it; every command that changes a dataset does this first
+    Admit,
+    /// Throw an archive away that does not check
+    Discard(IntakeDiscard),
+}
+
+/// `reseal intake discard`
+#[derive(Debug, Args)]
+pub struct IntakeDiscard {
+    /// Its id or a unique prefix
+    #[arg(value_name = "ARCHIVE")]
+    pub archive: String,
+    /// Why, for the audit log
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
 }
 
 /// `reseal audit`
@@ -593,6 +668,15 @@ mod tests {
             "reseal keys add --label safe --new-key-file f",
             "reseal keys remove ab",
             "reseal keys rotate",
+            "reseal init --put-only-key f",
+            "reseal keys add --label web1 --put-only f --dataset crm --dataset shop",
+            "reseal intake list",
+            "reseal intake admit",
+            "reseal intake discard ab12 --reason x",
+            "reseal keys export f --label safe --replaces ab --replaces cd",
+            "reseal keys exports",
+            "reseal keys import f",
+            "reseal keys forget-export ab --reason x",
             "reseal audit --check",
             "reseal map check",
             "reseal map suggest crm",
@@ -624,6 +708,11 @@ mod tests {
             "reseal certificate",
             "reseal certificate check",
             "reseal backup -q -v",
+            "reseal keys export f",
+            "reseal keys forget-export ab",
+            "reseal keys add --label web1 --dataset crm",
+            "reseal keys add --label web1 --put-only f --new-key-file g",
+            "reseal intake discard ab12",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

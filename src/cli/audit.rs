@@ -3,7 +3,7 @@
 use super::args::Audit;
 use super::open::Context;
 use super::words::tell;
-use super::{DONE, FAILED, secrets, text};
+use super::{DONE, FAILED, exports, secrets, text};
 use crate::engine::certificate;
 use crate::engine::event::Event;
 use crate::engine::session::Session;
@@ -41,6 +41,7 @@ pub fn run(cx: &Context, args: &Audit) -> Result<u8> {
     for (key, e) in ledger.damaged() {
         cx.ui.warn(&format!("{key}: {e}"));
     }
+    exports::warn(&cx.ui, &crate::engine::state::State::fold(&ledger)?);
     cx.ui.object(&json!({ "entries": objects, "damaged": ledger.damaged().iter().map(|(k, _)| k).collect::<Vec<_>>() }));
     Ok(if ledger.damaged().is_empty() { DONE } else { FAILED })
 }
@@ -56,7 +57,7 @@ fn check(cx: &Context, session: &Session, files: &[PathBuf]) -> Result<u8> {
         (ledger.entries().len(), ledger.head())
     };
     // Every entry must also be readable as an event: what cannot be read cannot be folded.
-    session.state()?;
+    exports::warn(&cx.ui, &session.state()?);
     cx.ui.data(&format!(
         "the chain of {} is whole; its last hash is {}",
         text::count(entries as u64, "entry", "entries"),

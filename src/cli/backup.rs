@@ -1,22 +1,48 @@
 //! `reseal backup`: seals a new archive of each dataset.
 
 use super::args::Backup;
-use super::open::Context;
-use super::{DONE, PARTIAL, go_on, text, ui, worst};
-use crate::Result;
+use super::open::{Context, location};
+use super::{DONE, PARTIAL, go_on, secrets, text, ui, worst};
 use crate::engine::backup::{self, Report};
+use crate::repository::host::HostKey;
 use crate::source::walk::Severity;
+use crate::{Result, config};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// Backs up the datasets named, or all. One that fails does not keep the others from being tried.
 pub fn run(cx: &Context, args: &Backup) -> Result<u8> {
+    if let Some(host) = secrets::host_key(&cx.global, &cx.ui)? {
+        return put_only(cx, args, host);
+    }
     let session = cx.session()?;
+    let configs = session.datasets_named(&args.datasets)?;
+    each(cx, &configs, |config| backup::backup(&session, config, args.tag.clone()))
+}
+
+/// By a host whose key only adds archives: to the datasets named, or to all that its key and its configuration have.
+fn put_only(cx: &Context, args: &Backup, host: HostKey) -> Result<u8> {
+    let config = cx.config()?;
+    let (location, _) = location(&config, false)?;
+    let named =
+        |name: &String| config.datasets.get(name).ok_or_else(|| crate::Error::Usage(format!("no dataset {name:?} in the configuration")));
+    let configs: Vec<&config::Dataset> = match args.datasets.as_slice() {
+        [] => config.datasets.values().filter(|d| host.datasets().any(|n| n == d.name)).collect(),
+        names => names.iter().map(named).collect::<Result<_>>()?,
+    };
+    if configs.is_empty() {
+        return Err(crate::Error::Usage("this host's key adds to none of the configuration's datasets".into()));
+    }
+    let host = Arc::new(host);
+    each(cx, &configs, |dataset| backup::put_only(&config, &location, &host, &cx.env, dataset, args.tag.clone()))
+}
+
+fn each(cx: &Context, configs: &[&config::Dataset], backup: impl Fn(&config::Dataset) -> Result<Report>) -> Result<u8> {
     let mut objects = Vec::new();
     let mut codes = vec![DONE];
-    let configs = session.datasets_named(&args.datasets)?;
     let only_one = configs.len() == 1;
     for config in configs {
-        match backup::backup(&session, config, args.tag.clone()) {
+        match backup(config) {
             Ok(report) => {
                 say(cx, &report);
                 codes.push(if report.is_partial() { PARTIAL } else { DONE });
@@ -41,8 +67,9 @@ pub fn say(cx: &Context, report: &Report) {
     let head = &report.head;
     let n = report.entries;
     cx.ui.say(&format!(
-        "{}: sealed archive {} of {} ({}), {} stored; files: {} new, {} changed, {} unchanged",
+        "{}: {} archive {} of {} ({}), {} stored; files: {} new, {} changed, {} unchanged",
         head.dataset,
+        if report.pending { "handed in" } else { "sealed" },
         text::short(head.archive),
         text::count(head.entry_count, "entry", "entries"),
         text::bytes(head.source_bytes),
@@ -51,6 +78,12 @@ pub fn say(cx: &Context, report: &Report) {
         n.changed,
         n.unchanged
     ));
+    if report.pending {
+        cx.ui.say(
+            "every file was read: a put-only key cannot open the archive before to see what is unchanged; only new pieces were stored",
+        );
+        cx.ui.say("it is an archive once somebody with the full key has admitted it: reseal intake admit, or any command that changes the dataset");
+    }
     let lost = report.problems.iter().filter(|(s, _)| *s == Severity::Lost).count() as u64;
     if lost > 0 {
         cx.ui.warn(&format!("{} of {} could not be stored (see above)", text::count(lost, "entry", "entries"), head.dataset));
@@ -80,6 +113,7 @@ pub fn object(report: &Report) -> Value {
         "complete": !report.problems.iter().any(|(s, _)| *s == Severity::Lost),
         "problems": problems,
         "still_live": report.still_live,
+        "pending": report.pending,
     })
 }
 

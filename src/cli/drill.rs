@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 /// Drills the datasets named, or all.
 pub fn run(cx: &Context, args: &Drill) -> Result<u8> {
-    let session = cx.session()?;
+    let (session, _) = cx.settled()?;
     let configs = session.datasets_named(&args.datasets)?;
     let only_one = configs.len() == 1;
     let mut objects = Vec::new();

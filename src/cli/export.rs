@@ -49,7 +49,7 @@ pub fn run(cx: &Context, args: &Export) -> Result<u8> {
             "a tar stream is not for a terminal; redirect it (reseal export … > backup.tar) or use --out FILE".into(),
         ));
     }
-    let session = cx.session()?;
+    let (session, _) = cx.settled()?;
     let archive = session.find_archive(&args.archive)?.head;
     let wanted = archive.archive.to_string();
     let bypass = bypass(&args.gate);

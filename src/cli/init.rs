@@ -39,6 +39,9 @@ pub fn run(cx: &Context, args: &Init) -> Result<u8> {
     cx.ui.warn(
         "without that secret nobody can read the backups, not even you: keep a copy of it apart from this machine and from the repository",
     );
+    if let Some(file) = &args.put_only_key {
+        super::keys::add_host(cx, &session, "host", &[], file)?;
+    }
     cx.ui.say("next: reseal map check, then reseal backup");
     Ok(DONE)
 }

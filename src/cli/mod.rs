@@ -12,7 +12,9 @@ mod deadlines;
 mod demo;
 mod drill;
 mod export;
+mod exports;
 mod init;
+mod intake;
 mod keys;
 mod map;
 mod nightly;
@@ -26,6 +28,7 @@ mod rotate;
 mod schema;
 mod secrets;
 mod show;
+mod sides;
 mod signals;
 mod subject;
 mod text;
@@ -115,6 +118,7 @@ fn dispatch(cx: &Context, command: Command) -> Result<u8> {
         Command::Certificate(a) => certificate::run(cx, &a),
         Command::Nightly(a) => nightly::run(cx, &a),
         Command::Keys(a) => keys::run(cx, &a),
+        Command::Intake(a) => intake::run(cx, &a),
         Command::Audit(a) => audit::run(cx, &a),
         Command::Map(a) => map::run(cx, &a),
         Command::Schema => schema::run(cx),

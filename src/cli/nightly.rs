@@ -2,7 +2,7 @@
 
 use super::args::Nightly;
 use super::open::Context;
-use super::{backup, deadlines, drill, rotate, text, ui, verify};
+use super::{backup, deadlines, drill, exports, rotate, text, ui, verify};
 use crate::engine::nightly::{self, Report};
 use crate::{Error, Result};
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ pub fn run(cx: &Context, args: &Nightly) -> Result<u8> {
     let session = cx.session()?;
     let report = nightly::nightly(&session, &args.datasets)?;
     say(cx, &report);
+    exports::warn(&cx.ui, &session.state()?);
     deadlines::warn(&cx.ui, &session.state()?.requests, session.now());
     let code = report.exit_code();
     cx.ui.object(&object(&report, code));
@@ -95,6 +96,7 @@ fn object(report: &Report, code: u8) -> Value {
             "verified": verify::objects(&report.verified),
             "verify_errors": errors,
             "rotated": report.rotated.iter().map(|(n, r)| either(r, n, rotate::object)).collect::<Vec<_>>(),
+            "refused": super::intake::refused_objects(&report.refused),
             "drills": report.drilled.iter().map(|(n, r)| either(r, n, drill::object)).collect::<Vec<_>>(),
         }
     })

@@ -1,14 +1,15 @@
 //! From the command line to an opened workplace: configuration → stores → secret → repository → catalog → session.
 
 use super::args::Global;
-use super::secrets;
 use super::ui::Ui;
+use super::{secrets, sides};
 use crate::catalog::Catalog;
 use crate::config::{self, Config, RepositoryAt};
 use crate::crypto::secret::Secret;
+use crate::engine::intake::{self, Refused};
 use crate::engine::session::Session;
 use crate::env::Env;
-use crate::repository::{Location, Repository, params};
+use crate::repository::{Location, Repository};
 use crate::store::Store;
 use crate::store::fault::Counting;
 use crate::store::local::LocalStore;
@@ -63,14 +64,26 @@ impl Context {
         Session::new(config, repo, catalog, actor, self.env.clone(), meters)
     }
 
+    /// Like [`Context::session`], for commands that look at archives: first what put-only hosts handed in is admitted. What cannot be admitted keeps
+    /// nobody from the archives that are there.
+    pub fn settled(&self) -> Result<(Session, Vec<Refused>)> {
+        let session = self.session()?;
+        let refused = match intake::settle(&session) {
+            Err(e @ Error::Interrupted(_)) => return Err(e),
+            Err(e) => {
+                self.ui.warn(&format!("what put-only hosts handed in could not be admitted: {e}"));
+                Vec::new()
+            }
+            Ok(refused) => refused,
+        };
+        Ok((session, refused))
+    }
+
     /// The repository, opened.
     pub fn repository(&self, config: &Config) -> Result<(Arc<Repository>, Meters)> {
         let (location, meters) = location(config, false)?;
         // Told before a passphrase is asked for.
-        match location.data.get(params::KEY) {
-            Err(e) if e.is_missing() => return Err(no_repository(config)),
-            _ => {}
-        }
+        sides::check(config, &location)?;
         let secret = self.secret()?;
         Ok((Arc::new(Repository::open(location, &secret, &self.env)?), meters))
     }
@@ -87,7 +100,7 @@ impl Context {
     }
 }
 
-fn no_repository(config: &Config) -> Error {
+pub(super) fn no_repository(config: &Config) -> Error {
     Error::Usage(format!("there is no repository at {}; make one with: reseal init", config.repository))
 }
 
@@ -106,10 +119,10 @@ pub fn location(config: &Config, create: bool) -> Result<(Location, Meters)> {
     }
 }
 
-fn store(config: &Config, at: &RepositoryAt, create: bool) -> Result<Arc<Counting>> {
+pub(super) fn store(config: &Config, at: &RepositoryAt, create: bool) -> Result<Arc<Counting>> {
     let inner: Arc<dyn Store> = match at {
         RepositoryAt::Local(path) if create => Arc::new(LocalStore::create(path)?),
-        RepositoryAt::Local(path) if !path.exists() => return Err(no_repository(config)),
+        RepositoryAt::Local(path) if !path.exists() => return Err(sides::absent(config, at)),
         RepositoryAt::Local(path) => Arc::new(LocalStore::open(path)?),
         at @ RepositoryAt::S3 { .. } => {
             return Err(Error::Usage(format!("{at}: object stores are not supported in this version; name a folder")));

@@ -62,6 +62,11 @@ pub fn render(certificate: &Value) -> String {
         &[("dataset", "/dataset"), ("archive", "/archive"), ("why", "/why"), ("until at the latest", "/can_exist_until")]
             .map(|(n, p)| (n, p.to_string())),
     );
+    let exports = [("export", "/export"), ("kept at", "/label"), ("made", "/made_at"), ("up to ledger entry", "/ledger_entry")];
+    if body.get("surviving_key_exports").and_then(Value::as_array).is_some_and(|e| !e.is_empty()) {
+        out += "<h2>Exports of keys that survive</h2>\n";
+        out += &table(body.get("surviving_key_exports"), &exports.map(|(n, p)| (n, p.to_string())));
+    }
     out += "<h2>Not covered</h2>\n";
     out += &list(body.get("not_covered"));
     let signature = |p: &str| certificate.pointer(p).map_or_else(String::new, text);

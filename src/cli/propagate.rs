@@ -3,7 +3,7 @@
 use super::args::{Propagate, Scope as ScopeArg};
 use super::open::Context;
 use super::text::{self, Align, Table};
-use super::{DONE, deadlines};
+use super::{DONE, deadlines, exports};
 use crate::Result;
 use crate::engine::certificate::archive_json;
 use crate::engine::event::{ArchiveOutcome, Counts};
@@ -25,6 +25,16 @@ pub fn run(cx: &Context, args: &Propagate) -> Result<u8> {
     if args.dry_run {
         let plan = propagate::plan(&session, &options)?;
         say_plan(cx, &session, &plan);
+        for dataset in &plan.datasets {
+            let waiting = session.repo.pending(&dataset.dataset)?.len() as u64;
+            if waiting > 0 {
+                let what = text::count(waiting, "archive", "archives");
+                cx.ui.warn(&format!(
+                    "{}: {what} in the intake will be admitted first, and are not in this plan: reseal intake admit",
+                    dataset.dataset
+                ));
+            }
+        }
         warn_deadlines(cx, &session)?;
         cx.ui.object(&plan_object(&session, &plan));
         return Ok(DONE);
@@ -32,6 +42,7 @@ pub fn run(cx: &Context, args: &Propagate) -> Result<u8> {
     let plan = propagate::choose_requests(&session, &options)?;
     let report = propagate::execute(&session, &plan, &options)?;
     say(cx, &report, &plan);
+    exports::warn(&cx.ui, &session.state()?);
     warn_deadlines(cx, &session)?;
     cx.ui.object(&object(&report, &plan, scope));
     Ok(report.exit_code())
@@ -317,6 +328,7 @@ pub fn object(report: &Report, plan: &Plan, scope: Scope) -> Value {
             "bytes_read": report.bytes_read,
             "bytes_written": report.bytes_written,
             "dropped": { "chunks": report.dropped.0, "bytes": report.dropped.1 },
+            "outdated_exports": exports::objects(&report.exports),
         },
     })
 }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 /// Restores, or lists what would be.
 pub fn run(cx: &Context, args: &Restore) -> Result<u8> {
-    let session = cx.session()?;
+    let (session, _) = cx.settled()?;
     let to = match &args.to {
         Some(to) => to.clone(),
         None if args.dry_run => PathBuf::new(),

@@ -6,6 +6,7 @@ use super::signals::Asking;
 use super::ui::Ui;
 use crate::crypto::secret::{KeyFile, Secret};
 use crate::env::Random;
+use crate::repository::host::{HostKey, is_host_key};
 use crate::{Error, Result};
 use std::fs::File;
 use std::io::{IsTerminal, Read};
@@ -45,6 +46,17 @@ pub fn current(global: &Global, ui: &Ui) -> Result<Secret> {
     }
     let text = prompt("Passphrase of the repository: ", &missing(Which::Current))?;
     Secret::passphrase(&text)
+}
+
+/// The put-only key that `--key-file` names, when it is one.
+pub fn host_key(global: &Global, ui: &Ui) -> Result<Option<HostKey>> {
+    let Some(path) = &global.key_file else { return Ok(None) };
+    let text = read(path)?;
+    if !is_host_key(&text) {
+        return Ok(None);
+    }
+    warn_if_shared(path, ui);
+    HostKey::parse(&text).map(Some).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))
 }
 
 /// Whether a secret can be had without asking anybody.
@@ -140,6 +152,12 @@ fn utf8(bytes: Zeroizing<Vec<u8>>) -> Option<Zeroizing<String>> {
 fn key_file(path: &Path, ui: &Ui) -> Result<Secret> {
     warn_if_shared(path, ui);
     let text = read(path)?;
+    if is_host_key(&text) {
+        return Err(Error::Refused(format!(
+            "{} is a put-only key: with it `reseal backup` adds archives; it opens, lists and deletes none. Whoever may do that has a passphrase or a full key file",
+            path.display()
+        )));
+    }
     KeyFile::parse(&text).map(Secret::KeyFile).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 /// Shows it.
 pub fn run(cx: &Context, args: &Show) -> Result<u8> {
-    let session = cx.session()?;
+    let (session, _) = cx.settled()?;
     let listed = session.find_archive(&args.archive)?;
     let state = session.state()?;
     let mut object = super::archives::object(&listed, &state, None);

@@ -22,7 +22,7 @@ pub fn run(cx: &Context, command: &Command) -> Result<u8> {
 }
 
 fn find(cx: &Context, args: &SubjectFind) -> Result<u8> {
-    let session = cx.session()?;
+    let (session, _) = cx.settled()?;
     let text = secrets::identities(&args.identity_file, &cx.ui)?;
     let person = subject::one_subject(&session, &text)?;
     drop(text);
@@ -105,7 +105,7 @@ fn erased_by(session: &Session, person: &Subject) -> Result<Vec<(String, String,
 }
 
 fn export(cx: &Context, args: &SubjectExport) -> Result<u8> {
-    let session = cx.session()?;
+    let (session, _) = cx.settled()?;
     let text = secrets::identities(&args.identity_file, &cx.ui)?;
     let person = subject::one_subject(&session, &text)?;
     drop(text);

@@ -3,7 +3,7 @@
 use super::args::Verify;
 use super::open::Context;
 use super::text::{self, Align, Table};
-use super::{DONE, FAILED};
+use super::{DONE, FAILED, PARTIAL, exports};
 use crate::Result;
 use crate::engine::event::Verdict;
 use crate::engine::verify::{self, Checked};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 /// Verifies.
 pub fn run(cx: &Context, args: &Verify) -> Result<u8> {
-    let session = cx.session()?;
+    let (session, refused) = cx.settled()?;
     let share = args.read_data.unwrap_or(0.0);
     let checked = verify::verify(&session, &args.archives, share)?;
     say(cx, &checked);
@@ -28,8 +28,17 @@ pub fn run(cx: &Context, args: &Verify) -> Result<u8> {
     } else {
         cx.ui.warn(&format!("{failed} of {} FAILED ({read})", checked.len()));
     }
-    cx.ui.object(&json!({ "result": if failed == 0 { "PASS" } else { "FAILED" }, "read_data": share, "archives": objects(&checked) }));
-    Ok(if failed == 0 { DONE } else { FAILED })
+    let state = session.state()?;
+    exports::warn(&cx.ui, &state);
+    cx.ui.object(&json!({
+        "result": if failed == 0 { "PASS" } else { "FAILED" }, "read_data": share, "archives": objects(&checked),
+        "outdated_exports": exports::objects(state.outdated_exports()), "refused": super::intake::refused_objects(&refused),
+    }));
+    Ok(match (failed, refused.is_empty()) {
+        (0, true) => DONE,
+        (0, false) => PARTIAL,
+        _ => FAILED,
+    })
 }
 
 /// In words: a line per archive, and what does not fit.

@@ -54,6 +54,8 @@ pub fn tell(event: &Event) -> Told {
     match event {
         Event::RepositoryCreated { tool } => Told::of("repository-created", format!("the repository was made by {tool}")),
         Event::ArchiveSealed { .. }
+        | Event::IntakeRefused { .. }
+        | Event::IntakeDiscarded { .. }
         | Event::ArchiveResealed { .. }
         | Event::ArchiveRotated { .. }
         | Event::ArchiveVerified { .. }
@@ -80,6 +82,13 @@ pub fn tell(event: &Event) -> Told {
         Event::KeyRotated { objects } => {
             Told::of("key-rotated", format!("the root key was replaced; {} sealed anew", text::count(*objects, "object", "objects")))
         }
+        Event::KeysExported { export, label } => Told::of("keys-exported", format!("the keys were exported ({export}, {label})")),
+        Event::KeysImported { export, ledger } => {
+            Told::of("keys-imported", format!("the keys were brought back from the export {export}, which ends at entry {ledger}"))
+        }
+        Event::KeysExportDestroyed { export, reason } => {
+            Told::of("keys-export-destroyed", format!("the export {export} of the keys does not exist any more: {reason}"))
+        }
         Event::Unknown => Told::of("unknown", "something that this version of reseal does not know".into()),
         other => about_a_request(other),
     }
@@ -87,11 +96,19 @@ pub fn tell(event: &Event) -> Told {
 
 fn about_an_archive(event: &Event) -> Told {
     match event {
-        Event::ArchiveSealed { dataset, archive, created_at, .. } => Told::of(
-            "archive-sealed",
-            format!("archive {} of {dataset} was made, with the state of {}", text::short(archive), utc(*created_at)),
-        )
-        .archive(dataset, archive),
+        Event::ArchiveSealed { dataset, archive, created_at, admitted, .. } => {
+            let by = admitted.as_ref().map_or_else(String::new, |(_, by)| format!("; {by} admitted it"));
+            let what = format!("archive {} of {dataset} was made, with the state of {}{by}", text::short(archive), utc(*created_at));
+            Told::of("archive-sealed", what).archive(dataset, archive)
+        }
+        Event::IntakeRefused { dataset, archive, why } => {
+            Told::of("intake-refused", format!("archive {} of {dataset} was handed in and is NOT admitted: {why}", text::short(archive)))
+                .archive(dataset, archive)
+        }
+        Event::IntakeDiscarded { dataset, archive, reason } => {
+            let what = format!("archive {} of {dataset} was thrown away before it was admitted: {reason}", text::short(archive));
+            Told::of("intake-discarded", what).archive(dataset, archive)
+        }
         Event::ArchiveResealed { dataset, archive, generation, .. } => {
             Told::of("archive-resealed", format!("archive {} of {dataset} is generation {generation} now", text::short(archive)))
                 .archive(dataset, archive)
@@ -183,7 +200,9 @@ mod tests {
         let text = || "because".to_string();
         let events = [
             Event::RepositoryCreated { tool: text() },
-            Event::ArchiveSealed { dataset: dataset.clone(), archive, digest: text(), created_at: at },
+            Event::ArchiveSealed { dataset: dataset.clone(), archive, digest: text(), created_at: at, admitted: None },
+            Event::IntakeRefused { dataset: dataset.clone(), archive, why: text() },
+            Event::IntakeDiscarded { dataset: dataset.clone(), archive, reason: text() },
             Event::ArchiveResealed {
                 dataset: dataset.clone(),
                 archive,
@@ -218,6 +237,9 @@ mod tests {
             Event::KeyAdded { slot: text(), label: text() },
             Event::KeyRemoved { slot: text() },
             Event::KeyRotated { objects: 1 },
+            Event::KeysExported { export: text(), label: text() },
+            Event::KeysImported { export: text(), ledger: 1 },
+            Event::KeysExportDestroyed { export: text(), reason: text() },
         ];
         for event in &events {
             let told = tell(event);

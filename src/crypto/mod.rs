@@ -3,6 +3,7 @@
 //! `Serialize`, so that none ends in a log or in an object by accident.
 
 pub mod kdf;
+pub mod letter;
 pub mod seal;
 pub mod secret;
 pub mod sign;

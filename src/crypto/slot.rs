@@ -290,9 +290,9 @@ impl Slot {
 }
 
 /// Lends the environment's randomness to HPKE. It cannot fail there, so a failure is kept and asked for afterwards.
-struct Rng<'a> {
-    random: &'a dyn Random,
-    failure: Option<Error>,
+pub(super) struct Rng<'a> {
+    pub random: &'a dyn Random,
+    pub failure: Option<Error>,
 }
 
 impl hpke::rand_core::TryRng for Rng<'_> {

@@ -6,7 +6,7 @@
 use super::event::{ArchiveOutcome, Counts, Verdict};
 use super::identity::subject_reference;
 use super::session::Session;
-use super::state::Request;
+use super::state::{KeyExport, Request, State};
 use crate::crypto::sign;
 use crate::{Error, Result};
 use serde_json::{Value, json};
@@ -36,6 +36,11 @@ pub fn make(session: &Session, id: &str) -> Result<Value> {
         }
         archives.push(archive_json(&a, &request.id));
     }
+    let mut surviving = surviving(session, &request.id, finished.archives.as_slice())?;
+    let late = admitted_late(session, &state, request)?;
+    let nothing_left = late.is_empty();
+    surviving.extend(late);
+    let exports: Vec<Value> = state.exports_holding(&request.id).map(export_json).collect();
     let ledger = session.ledger();
     let position = ledger.entries().iter().find(|e| e.seq == finished.seq).map(|e| hex::encode(e.hash));
     let body = json!({
@@ -55,7 +60,7 @@ pub fn make(session: &Session, id: &str) -> Result<Value> {
         "completed_at": finished.at.to_string(),
         "performed_by": finished.actor,
         "state": request.stage(session.now()).to_string(),
-        "result": result_word(&request.id, finished.done, finished.gone, &finished.archives),
+        "result": result_word(&request.id, finished.done, finished.gone, &finished.archives, nothing_left && exports.is_empty()),
         "sanitization": {
             "method": "cryptographic erase and deletion",
             "technique": "records removed or rewritten inside the archives; affected chunks sealed anew under new keys; keys of the old chunks destroyed; old ciphertext wiped or deleted",
@@ -69,7 +74,8 @@ pub fn make(session: &Session, id: &str) -> Result<Value> {
         },
         "collections": collections.iter().map(|((d, c), n)| counts_json(d, c, n)).collect::<Vec<_>>(),
         "archives": archives,
-        "surviving_copies": surviving(session, &request.id, finished.archives.as_slice())?,
+        "surviving_copies": surviving,
+        "surviving_key_exports": exports,
         "not_covered": [
             "the live source, which is the controller's own to erase",
             "copies of the repository that were made before together with a key slot and its secret",
@@ -93,10 +99,15 @@ fn ground(request: &Request) -> Value {
     json!({ "basis": law, "reason": request.reason })
 }
 
-fn result_word(request: &str, done: bool, gone: Verdict, archives: &[ArchiveOutcome]) -> &'static str {
+/// A file that still holds the destroyed keys, for all that is recorded.
+fn export_json(e: &KeyExport) -> Value {
+    json!({ "export": e.id, "label": e.label, "made_at": e.at.to_string(), "ledger_entry": e.seq })
+}
+
+fn result_word(request: &str, done: bool, gone: Verdict, archives: &[ArchiveOutcome], nothing_else: bool) -> &'static str {
     let is_complete = |a: &ArchiveOutcome| a.complete.iter().any(|c| c == request);
     let worst = archives.iter().fold(gone, |v, a| if is_complete(a) { v } else { v.and(a.verification).and(Verdict::Unknown) });
-    match (done, worst) {
+    match (done && nothing_else, worst) {
         (true, Verdict::Pass) => "PASS",
         (_, Verdict::Failed) => "FAILED",
         _ => "UNKNOWN",
@@ -137,6 +148,22 @@ fn surviving(session: &Session, request: &str, archives: &[ArchiveOutcome]) -> R
                 None => None,
             };
             out.push(json!({ "dataset": a.dataset, "archive": a.archive.to_string(), "why": a.left, "can_exist_until": last }));
+        }
+    }
+    Ok(out)
+}
+
+/// Archives that a put-only host made before the erasure, and that were admitted only after it: nobody searched them for it.
+fn admitted_late(session: &Session, state: &State, request: &Request) -> Result<Vec<Value>> {
+    let mut out = Vec::new();
+    for ((dataset, archive), facts) in &state.archives {
+        let is_older = facts.created_at.zip(request.effective_at).is_some_and(|(made, erased)| made < erased);
+        let digest = facts.highest.as_ref().map(|(_, digest)| digest.as_str()).unwrap_or_default();
+        let late = facts.host.is_some() && facts.sealed > request.started.first().copied();
+        let concerned = late && is_older && !facts.rotated && request.datasets.contains_key(dataset);
+        if concerned && !state.was_processed(&request.id, archive, digest) && session.listed(dataset, archive)?.is_some() {
+            let why = ["handed in by a put-only host and admitted after the erasure; what is left is erased whenever it is restored"];
+            out.push(json!({ "dataset": dataset, "archive": archive.to_string(), "why": why, "can_exist_until": null }));
         }
     }
     Ok(out)

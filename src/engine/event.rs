@@ -139,6 +139,27 @@ pub enum Event {
         digest: String,
         /// Backup time.
         created_at: Timestamp,
+        /// Key id of the put-only host that handed it in (who is the actor then), and who admitted it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        admitted: Option<(String, String)>,
+    },
+    /// An archive that a put-only host handed in does not check: it is not admitted, and stays in the intake.
+    IntakeRefused {
+        /// Dataset.
+        dataset: String,
+        /// Archive.
+        archive: ArchiveId,
+        /// What does not fit.
+        why: String,
+    },
+    /// An archive in the intake was thrown away.
+    IntakeDiscarded {
+        /// Dataset.
+        dataset: String,
+        /// Archive.
+        archive: ArchiveId,
+        /// The operator's words.
+        reason: String,
     },
     /// A propagation replaced an archive's generation.
     ArchiveResealed {
@@ -330,6 +351,27 @@ pub enum Event {
     KeyRotated {
         /// Objects sealed anew.
         objects: u64,
+    },
+    /// The keys' side was exported into a file, which holds everything up to this entry.
+    KeysExported {
+        /// Id of the export.
+        export: String,
+        /// Where it is kept, in the operator's words.
+        label: String,
+    },
+    /// The keys' side was brought back from an export.
+    KeysImported {
+        /// Id of the export.
+        export: String,
+        /// The last entry in it: what was recorded later is lost, where this comes right after it.
+        ledger: u64,
+    },
+    /// Somebody says that an export does not exist any more.
+    KeysExportDestroyed {
+        /// Id of the export.
+        export: String,
+        /// The operator's words.
+        reason: String,
     },
     /// A restore, export or drill was allowed past the gate.
     GateSkipped {

@@ -11,6 +11,8 @@ pub mod event;
 pub mod export;
 pub mod gate;
 pub mod identity;
+pub mod intake;
+pub mod keyexport;
 pub mod mapcheck;
 pub mod mapsuggest;
 pub mod matching;

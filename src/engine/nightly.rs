@@ -4,6 +4,7 @@
 use super::backup;
 use super::drill;
 use super::event::Verdict;
+use super::intake::{self, Refused};
 use super::propagate::{self, Options};
 use super::rotate;
 use super::session::Session;
@@ -28,6 +29,8 @@ pub struct Report {
     pub verified: Vec<verify::Checked>,
     /// Errors of verifying.
     pub verify_errors: Vec<Error>,
+    /// What put-only hosts handed in and does not check.
+    pub refused: Vec<Refused>,
     /// Per dataset, where due.
     pub drilled: BTreeMap<String, Result<drill::Report>>,
 }
@@ -54,6 +57,7 @@ pub fn nightly(session: &Session, names: &[String]) -> Result<Report> {
         }
         session.env.stop.check("run the same command again; what is done stays done")?;
     }
+    report.refused = intake::settle(session)?;
     let state = session.state()?;
     for config in &configs {
         let Some(every) = config.drill.as_ref().map(|d| d.every) else { continue };
@@ -79,6 +83,7 @@ impl Report {
         }
         codes.extend(self.rotated.values().map(|r| r.as_ref().map_or_else(error, |_| 0)));
         codes.extend(self.verified.iter().map(|c| if c.verdict == Verdict::Pass { 0 } else { 4 }));
+        codes.extend(self.refused.iter().map(|_| 3));
         codes.extend(self.verify_errors.iter().map(error));
         codes.extend(self.drilled.values().map(|d| d.as_ref().map_or_else(error, |r| if r.verdict == Verdict::Pass { 0 } else { 4 })));
         // What matters most to whoever is woken up: damage, then failed checks, locks, failures, and only then what is left to do.

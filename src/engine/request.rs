@@ -28,7 +28,7 @@ pub struct Opening {
 }
 
 /// Held while sealed identities and the ledger are changed together. No dataset can have this name.
-const LEASE: &str = "-requests";
+pub(super) const LEASE: &str = "-requests";
 
 /// Destroys sealed identities that belong to no request, or to one that is over: left by a run that ended between the ledger and the
 /// object. Skipped while somebody is just opening a request; how many there were.

@@ -83,6 +83,7 @@ pub fn rotate(session: &Session, config: &config::Dataset, dry_run: bool) -> Res
         return Ok(report);
     }
     let lease = session.repo.lease(&config.name, super::LEASE_TTL)?;
+    super::intake::admit(session, config, &lease)?;
     // Under the lease: another run may have changed what is there.
     report.archives = plan(session, config)?;
     let state = session.state()?;

@@ -85,8 +85,13 @@ impl Session {
 
     /// Records an event; its sequence number.
     pub fn record(&self, event: &Event) -> Result<u64> {
+        self.record_as(&self.actor, event)
+    }
+
+    /// Records what somebody else did.
+    pub fn record_as(&self, actor: &str, event: &Event) -> Result<u64> {
         let mut ledger = self.ledger();
-        let seq = ledger.append(&self.actor, event)?;
+        let seq = ledger.append(actor, event)?;
         self.catalog.witness_ledger(&ledger)?;
         Ok(seq)
     }

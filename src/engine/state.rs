@@ -81,6 +81,49 @@ pub struct ArchiveFacts {
     pub rotated: bool,
     /// Number of the entry that says that it was made.
     pub sealed: Option<u64>,
+    /// Its backup time, as whoever made it said.
+    pub created_at: Option<Timestamp>,
+    /// The put-only host that handed it in.
+    pub host: Option<String>,
+}
+
+/// A file with the keys of the repository as they were at one entry of the ledger.
+#[derive(Debug, Clone)]
+pub struct KeyExport {
+    /// Its id.
+    pub id: String,
+    /// Where it is kept, in the operator's words.
+    pub label: String,
+    /// The last ledger entry in it.
+    pub seq: u64,
+    /// When it was made.
+    pub at: Timestamp,
+    /// Who made it.
+    pub actor: String,
+    /// Its destruction, as somebody recorded it: when, and in which words.
+    pub destroyed: Option<(Timestamp, String)>,
+    /// Requests that were erased since, archives that were removed since, key slots that were removed or root keys replaced since.
+    pub since: Since,
+}
+
+/// What an export still holds and the repository does not.
+#[derive(Debug, Clone, Default)]
+pub struct Since {
+    /// Requests that a propagation was finished for: their keys were destroyed.
+    pub erased: BTreeSet<String>,
+    /// Archives that retention removed.
+    pub rotated: u64,
+    /// Key slots removed, whose secrets still open it.
+    pub slots: u64,
+    /// Replacements of the root key.
+    pub roots: u64,
+}
+
+impl KeyExport {
+    /// Whether it is (for all that is known) still there, and holds keys that an erasure destroyed.
+    pub fn is_outdated(&self) -> bool {
+        self.destroyed.is_none() && !self.since.erased.is_empty()
+    }
 }
 
 /// Everything the ledger says.
@@ -96,11 +139,39 @@ pub struct State {
     pub archives: BTreeMap<(String, ArchiveId), ArchiveFacts>,
     /// The last successful drill per dataset.
     pub last_drill: BTreeMap<String, Timestamp>,
+    /// Archives in the intake that did not check when that was last tried, and why.
+    pub refused: BTreeMap<(String, ArchiveId), String>,
+    /// Exports of the keys, oldest first.
+    pub exports: Vec<KeyExport>,
     /// Number of the last entry.
     pub seq: u64,
 }
 
 impl State {
+    /// Exports that are still there and were made before an erasure was finished: they hold keys that it destroyed.
+    pub fn outdated_exports(&self) -> impl Iterator<Item = &KeyExport> {
+        self.exports.iter().filter(|e| e.is_outdated())
+    }
+
+    /// Those that hold keys which the erasure of this request destroyed.
+    pub fn exports_holding(&self, request: &str) -> impl Iterator<Item = &KeyExport> {
+        self.outdated_exports().filter(move |e| e.since.erased.contains(request))
+    }
+
+    /// An export by id or unique prefix.
+    pub fn export(&self, id: &str) -> Result<&KeyExport> {
+        let mut hits = self.exports.iter().filter(|e| e.id.starts_with(&id.to_lowercase()));
+        match (hits.next(), hits.next()) {
+            (Some(e), None) if !id.is_empty() => Ok(e),
+            (Some(_), _) => Err(Error::Usage(format!("export {id:?} is not unique; give more of its id (reseal keys exports)"))),
+            (None, _) => Err(Error::Usage(format!("no export {id:?} (reseal keys exports lists them)"))),
+        }
+    }
+
+    fn since_exports(&mut self, change: impl Fn(&mut Since)) {
+        self.exports.iter_mut().for_each(|e| change(&mut e.since));
+    }
+
     /// Folds a ledger.
     pub fn fold(ledger: &Ledger) -> Result<State> {
         let mut state = State::default();
@@ -156,9 +227,17 @@ impl State {
 
     fn apply(&mut self, seq: u64, at: Timestamp, actor: &str, event: Event) {
         match event {
-            Event::ArchiveSealed { dataset, archive, digest, .. } => {
+            Event::ArchiveSealed { dataset, archive, digest, created_at, admitted } => {
+                self.refused.remove(&(dataset.clone(), archive));
                 let facts = self.archive(dataset, archive);
                 (facts.highest, facts.sealed) = (Some((1, digest)), Some(seq));
+                (facts.created_at, facts.host) = (Some(created_at), admitted.map(|(host, _)| host));
+            }
+            Event::IntakeRefused { dataset, archive, why } => {
+                self.refused.insert((dataset, archive), why);
+            }
+            Event::IntakeDiscarded { dataset, archive, .. } => {
+                self.refused.remove(&(dataset, archive));
             }
             Event::ArchiveResealed { dataset, archive, generation, digest, previous, complete, counts } => {
                 // What was done to the generation before is in this one too.
@@ -173,7 +252,10 @@ impl State {
                     facts.highest = Some((generation, digest));
                 }
             }
-            Event::ArchiveRotated { dataset, archive, .. } => self.archive(dataset, archive).rotated = true,
+            Event::ArchiveRotated { dataset, archive, .. } => {
+                self.archive(dataset, archive).rotated = true;
+                self.since_exports(|s| s.rotated += 1);
+            }
             Event::ArchiveVerified { dataset, archive, scope, result, .. } => {
                 let facts = self.archive(dataset, archive);
                 match result {
@@ -274,6 +356,8 @@ impl State {
                 }
             }
             Event::PropagationFinished { done, partial, archives, gone, scope, policies, .. } => {
+                // Also of those that are done in part: what was destroyed for them is destroyed.
+                self.since_exports(|s| s.erased.extend(done.iter().chain(&partial).cloned()));
                 for outcome in &archives {
                     for id in &outcome.complete {
                         self.processed.insert((id.clone(), outcome.archive, outcome.after.1.clone()));
@@ -302,10 +386,20 @@ impl State {
             Event::CameBack { request, since, .. } => {
                 self.with(&request, |r| r.came_back = Some(since));
             }
+            Event::KeysExported { export, label } => {
+                let (actor, since) = (actor.to_string(), Since::default());
+                self.exports.push(KeyExport { id: export, label, seq, at, actor, destroyed: None, since });
+            }
+            Event::KeysExportDestroyed { export, reason } => {
+                if let Some(e) = self.exports.iter_mut().find(|e| e.id == export) {
+                    e.destroyed.get_or_insert((at, reason));
+                }
+            }
+            Event::KeyRemoved { .. } => self.since_exports(|s| s.slots += 1),
+            Event::KeyRotated { .. } => self.since_exports(|s| s.roots += 1),
             Event::RepositoryCreated { .. }
             | Event::KeyAdded { .. }
-            | Event::KeyRemoved { .. }
-            | Event::KeyRotated { .. }
+            | Event::KeysImported { .. }
             | Event::GateSkipped { .. }
             | Event::Restored { .. }
             | Event::Unknown => {}

@@ -31,9 +31,14 @@ pub struct Dataset {
     chunk_key: Key,
     gear: [u8; 32],
     tokens: TokenKey,
+    token_key: Key,
     path_key: Key,
     pseudonyms: Key,
+    known_key: Key,
 }
+
+/// Bytes of [`Dataset::host_part`].
+const HOST_PART: usize = 5 * 32;
 
 /// The object's key.
 pub(super) fn key(name: &str) -> String {
@@ -79,9 +84,41 @@ impl Dataset {
             chunk_key: secret.derive(b"reseal/v1/chunk-id"),
             gear: *secret.derive(b"reseal/v1/gear").bytes(),
             tokens: TokenKey::new(Zeroizing::new(*secret.derive(b"reseal/v1/token").bytes())),
+            token_key: secret.derive(b"reseal/v1/token"),
             path_key: secret.derive(b"reseal/v1/path"),
             pseudonyms: secret.derive(b"reseal/v1/pseudonym"),
+            known_key: secret.derive(b"reseal/v1/known"),
         }
+    }
+
+    /// What a host needs that only adds archives: the keys that name chunks, cut, make tokens and tell what is known. None of them opens a chunk, and
+    /// the secret that they were derived from is not to be had from them.
+    pub(super) fn host_part(&self) -> Zeroizing<Vec<u8>> {
+        let mut out = Zeroizing::new(Vec::with_capacity(HOST_PART));
+        for key in [self.chunk_key.bytes(), &self.gear, self.token_key.bytes(), self.path_key.bytes(), self.known_key.bytes()] {
+            out.extend_from_slice(key);
+        }
+        out
+    }
+
+    /// The reverse of [`Dataset::host_part`].
+    pub(super) fn from_host_part(name: &str, part: &[u8]) -> Option<Dataset> {
+        if part.len() != HOST_PART {
+            return None;
+        }
+        let mut keys = part.chunks_exact(32).filter_map(Key::from_slice);
+        let chunk_key = keys.next()?;
+        let gear = *keys.next()?.bytes();
+        let (token_key, path_key, known_key) = (keys.next()?, keys.next()?, keys.next()?);
+        let tokens = TokenKey::new(Zeroizing::new(*token_key.bytes()));
+        // A host erases nobody, so it never makes a pseudonym; this one is nobody's.
+        let pseudonyms = chunk_key.derive(b"reseal/v1/no-pseudonyms");
+        Some(Dataset { name: name.to_string(), chunk_key, gear, tokens, token_key, path_key, pseudonyms, known_key })
+    }
+
+    /// Seals the lists of what is stored already, for hosts that only add archives.
+    pub(super) fn known_key(&self) -> &Key {
+        &self.known_key
     }
 
     /// Its name.

@@ -78,7 +78,7 @@ pub struct Tree {
 impl Tree {
     /// Length in bytes of plaintext of everything below.
     pub fn len(&self) -> u64 {
-        self.refs.iter().map(|r| r.len).sum()
+        self.refs.iter().fold(0, |sum, r| sum.saturating_add(r.len))
     }
 
     /// Whether it holds no bytes.

@@ -79,7 +79,7 @@ pub fn key(dataset: &str, archive: &ArchiveId, generation: u32) -> String {
     format!("archives/{dataset}/{archive}.{generation}")
 }
 
-fn digest(plain: &[u8]) -> String {
+pub(super) fn digest(plain: &[u8]) -> String {
     blake3::hash(plain).to_hex().to_string()
 }
 

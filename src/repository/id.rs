@@ -65,6 +65,10 @@ id!(
     /// Names a key slot.
     SlotId
 );
+id!(
+    /// Names a put-only host's key.
+    HostId
+);
 
 impl ArchiveId {
     /// A fresh one.

@@ -5,7 +5,7 @@
 //! Releasing does not delete the object, so that the fencing number survives.
 
 use super::Repository;
-use crate::env::{Clock, random_bytes};
+use crate::env::{Clock, Env, random_bytes};
 use crate::store::Store;
 use crate::store::process::{self, Alive, ProcessId};
 use crate::{Error, Result};
@@ -80,11 +80,17 @@ fn until(now: Timestamp, ttl: Duration) -> Timestamp {
 impl Repository {
     /// Takes the lease `leases/<name>` for `ttl`, renewed every third of it. Fails with [`Error::Locked`] while another holds it.
     pub fn lease(&self, name: &str, ttl: Duration) -> Result<Lease> {
+        Lease::take(self.location().keys.clone(), self.env(), name, ttl)
+    }
+}
+
+impl Lease {
+    /// See [`Repository::lease`]; for who has no key that opens the repository.
+    pub fn take(store: Arc<dyn Store>, env: &Env, name: &str, ttl: Duration) -> Result<Lease> {
         let key = format!("leases/{name}");
-        let store = self.location().keys.clone();
-        let token = hex::encode(random_bytes::<16>(&*self.env().random)?);
+        let token = hex::encode(random_bytes::<16>(&*env.random)?);
         for _ in 0..ATTEMPTS {
-            let now = self.env().now();
+            let now = env.now();
             let mine = |fence| Stored {
                 host: process::host(),
                 process: ProcessId::current(),
@@ -120,7 +126,7 @@ impl Repository {
             };
             if won {
                 let state = Mutex::new(State { held, bytes, renewed: started, lost: false });
-                return Ok(Lease::start(Arc::new(Shared { store, clock: self.env().clock.clone(), key, ttl, state })));
+                return Ok(Lease::start(Arc::new(Shared { store, clock: env.clock.clone(), key, ttl, state })));
             }
         }
         Err(Error::Refused(format!("{key}: too many others try to take this lease")))

@@ -14,13 +14,19 @@
 //! | [`slots`] | who can open the repository; rotation of the root |
 //! | [`ledger`] | what happened, chained |
 //! | [`lease`] | one writer at a time |
+//! | [`export`] | the keys' side in one file |
+//! | [`host`], [`intake`], [`known`] | hosts that only add archives: their keys, what they hand in, what they need not |
 
 mod chunk;
 pub mod dataset;
 pub mod entry;
+pub mod export;
 pub mod head;
+pub mod host;
 mod id;
 pub mod index;
+pub mod intake;
+pub mod known;
 pub mod lease;
 pub mod ledger;
 pub mod list;
@@ -57,7 +63,7 @@ use zeroize::Zeroizing;
 
 pub use dataset::Dataset;
 pub use head::{Head, Heads, Listed};
-pub use id::{ArchiveId, PackId, RepoId, SlotId};
+pub use id::{ArchiveId, HostId, PackId, RepoId, SlotId};
 pub use index::{ChunkIndex, PackInfo, Place};
 pub use lease::Lease;
 pub use ledger::{Ledger, LedgerEntry};
@@ -279,9 +285,12 @@ impl Repository {
         for object in data.list(&format!("archives/{name}/"))? {
             data.delete(&object.key)?;
         }
-        for object in keys.list(&format!("sheets/{name}/"))? {
-            keys.delete(&object.key)?;
+        for folder in ["sheets", "intake", "known"] {
+            for object in keys.list(&format!("{folder}/{name}/"))? {
+                keys.delete(&object.key)?;
+            }
         }
+        keys.delete(&host::put_keys_key(name))?;
         keys.delete(&dataset::key(name))?;
         self.datasets_cache().remove(name);
         for object in data.list(&format!("packs/{name}/"))? {

@@ -226,6 +226,12 @@ impl Sheet {
         Ok(())
     }
 
+    /// A second one, keys included.
+    pub fn duplicate(&self) -> Sheet {
+        let rows = self.rows.iter().map(Row::duplicate).collect();
+        Sheet { pack: self.pack, size: self.size, rows, pending: self.pending.clone() }
+    }
+
     /// Bytes of the pack that its rows use.
     pub fn live(&self) -> u64 {
         self.rows.iter().map(|r| u64::from(r.stored)).sum()

@@ -287,8 +287,12 @@ impl Sweep<'_> {
     /// Deletes packs that no key sheet belongs to: written by somebody who never came to write the sheet, or whose sheet went first.
     fn orphans(&mut self) -> Result<()> {
         let location = self.repo.location();
-        let with_sheet: HashSet<PackId> =
-            location.keys.list(&format!("sheets/{}/", self.dataset.name()))?.iter().filter_map(|o| sheet::pack_of_key(&o.key)).collect();
+        // Packs that a put-only host handed in have their sheets in the intake until they are admitted.
+        let mut with_sheet: HashSet<PackId> = HashSet::new();
+        for folder in ["sheets", "intake"] {
+            let listed = location.keys.list(&format!("{folder}/{}/", self.dataset.name()))?;
+            with_sheet.extend(listed.iter().filter_map(|o| sheet::pack_of_key(&o.key)));
+        }
         for object in location.data.list(&format!("packs/{}/", self.dataset.name()))? {
             let orphan = sheet::pack_of_key(&object.key).is_some_and(|pack| !with_sheet.contains(&pack));
             if orphan {

@@ -6,8 +6,12 @@ use super::dataset::Dataset;
 use super::entry::{ChunkId, Role};
 use super::id::PackId;
 use super::index::ChunkIndex;
+use super::intake::Outbox;
+use super::known::Known;
+use super::params::Sizes;
 use super::sheet::{Row, Sheet, pack_key, role_byte};
-use super::{Repository, chunk};
+use super::{Location, RepoId, Repository, chunk};
+use crate::env::Env;
 use crate::{Error, Result};
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::HashSet;
@@ -73,12 +77,44 @@ struct Storing {
     thread: JoinHandle<()>,
 }
 
+/// Where packs and their sheets go.
+struct Target {
+    repository: RepoId,
+    sizes: Sizes,
+    location: Location,
+    env: Env,
+    sheets: Sheets,
+}
+
+/// Who keeps the keys of what was written.
+enum Sheets {
+    /// The repository, under its root: what is written can be read.
+    Repository(Arc<Repository>),
+    /// The intake, sealed to whoever admits it: the writer forgets them.
+    Outbox(Arc<Outbox>),
+}
+
+/// What need not be written, since it is there.
+enum Present {
+    Index(Arc<ChunkIndex>),
+    Known(Known),
+}
+
+impl Present {
+    fn contains(&self, id: &ChunkId, role: Role) -> bool {
+        match self {
+            Present::Index(index) => index.contains(id, role),
+            Present::Known(known) => known.contains(id, role),
+        }
+    }
+}
+
 /// Writes chunks of one dataset. All methods take `&self` and may be called from several threads. The caller holds the dataset's
 /// lease. What was added is durable only once [`ChunkWriter::finish`] has returned.
 pub struct ChunkWriter {
-    repository: Arc<Repository>,
+    target: Arc<Target>,
     dataset: Arc<Dataset>,
-    index: Arc<ChunkIndex>,
+    present: Present,
     /// The index with what was stored up to the last call of [`ChunkWriter::index`].
     extended: Mutex<Arc<ChunkIndex>>,
     options: WriteOptions,
@@ -95,17 +131,40 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl ChunkWriter {
     /// A writer that knows what `index` knows.
     pub fn new(repository: &Arc<Repository>, dataset: &Arc<Dataset>, index: Arc<ChunkIndex>, options: WriteOptions) -> ChunkWriter {
-        let stored = Arc::new(Mutex::new(Stored::default()));
+        let target = Target {
+            repository: *repository.id(),
+            sizes: repository.params().sizes,
+            location: repository.location().clone(),
+            env: repository.env().clone(),
+            sheets: Sheets::Repository(repository.clone()),
+        };
+        ChunkWriter::to(target, dataset, Present::Index(index.clone()), index, options)
+    }
+
+    /// A writer for a host that only adds archives: it knows what it is told to be there, and cannot read what it has written.
+    pub fn to_outbox(outbox: &Arc<Outbox>, known: Known, options: WriteOptions) -> ChunkWriter {
+        let target = Target {
+            repository: outbox.params().id,
+            sizes: outbox.params().sizes,
+            location: outbox.location().clone(),
+            env: outbox.env().clone(),
+            sheets: Sheets::Outbox(outbox.clone()),
+        };
+        ChunkWriter::to(target, outbox.dataset(), Present::Known(known), Arc::default(), options)
+    }
+
+    fn to(target: Target, dataset: &Arc<Dataset>, present: Present, index: Arc<ChunkIndex>, options: WriteOptions) -> ChunkWriter {
+        let (target, stored) = (Arc::new(target), Arc::new(Mutex::new(Stored::default())));
         let (queue, packs) = crossbeam_channel::bounded(1);
         let thread = {
-            let (repository, dataset, stored) = (repository.clone(), dataset.clone(), stored.clone());
-            std::thread::spawn(move || store_packs(&repository, &dataset, &packs, &stored))
+            let (target, dataset, stored) = (target.clone(), dataset.clone(), stored.clone());
+            std::thread::spawn(move || store_packs(&target, &dataset, &packs, &stored))
         };
         ChunkWriter {
-            repository: repository.clone(),
+            target,
             dataset: dataset.clone(),
-            extended: Mutex::new(index.clone()),
-            index,
+            present,
+            extended: Mutex::new(index),
             options,
             pending: Mutex::default(),
             open: (0..=options.open_packs.clamp(1, 16)).map(|_| Mutex::new(None)).collect(),
@@ -126,16 +185,16 @@ impl ChunkWriter {
 
     /// Whether the chunk is there, or was added.
     pub fn has(&self, role: Role, id: &ChunkId) -> bool {
-        self.index.contains(id, role) || lock(&self.pending).contains(&(*id, role_byte(role)))
+        self.present.contains(id, role) || lock(&self.pending).contains(&(*id, role_byte(role)))
     }
 
     /// Like [`ChunkWriter::add`], for who has computed the id already.
     pub fn add_hashed(&self, role: Role, id: ChunkId, bytes: &[u8]) -> Result<Added> {
-        let limit = self.repository.params().sizes.chunk_limit;
+        let limit = self.target.sizes.chunk_limit;
         if bytes.len() > limit as usize {
             return Err(Error::Refused(format!("a piece of {} bytes: this repository takes at most {limit}", bytes.len())));
         }
-        if self.index.contains(&id, role) || !lock(&self.pending).insert((id, role_byte(role))) {
+        if self.present.contains(&id, role) || !lock(&self.pending).insert((id, role_byte(role))) {
             return Ok(Added { id, new: false, stored: 0 });
         }
         let added = self.seal_new(id, role, bytes);
@@ -148,7 +207,7 @@ impl ChunkWriter {
 
     fn seal_new(&self, id: ChunkId, role: Role, bytes: &[u8]) -> Result<Added> {
         let (codec, mut body) = chunk::compress(bytes, self.options.level)?;
-        let random = &*self.repository.env().random;
+        let random = &*self.target.env.random;
         let mut fresh = Zeroizing::new([0u8; 33]);
         random.fill(fresh.as_mut_slice())?;
         let [choice, key @ ..] = *fresh;
@@ -158,7 +217,7 @@ impl ChunkWriter {
             _ => self.open.last(),
         };
         let slot = slot.ok_or_else(|| Error::Refused("a writer without packs".to_string()))?;
-        let pack_size = self.repository.params().sizes.pack as usize;
+        let pack_size = self.target.sizes.pack as usize;
         let (stored, full) = {
             let mut guard = lock(slot);
             let pack = match guard.as_mut() {
@@ -179,7 +238,7 @@ impl ChunkWriter {
                 codec,
                 role,
             };
-            chunk::seal_body(self.repository.id(), &pack.id, &row, &mut body)?;
+            chunk::seal_body(&self.target.repository, &pack.id, &row, &mut body)?;
             row.stored = body.len() as u32;
             pack.bytes.extend_from_slice(&body);
             pack.rows.push(row);
@@ -253,18 +312,21 @@ impl Drop for ChunkWriter {
 }
 
 /// The storing thread: pack, then its sheet. After a failure it only empties the queue, so that nobody waits forever.
-fn store_packs(repository: &Repository, dataset: &Dataset, packs: &Receiver<OpenPack>, stored: &Mutex<Stored>) {
+fn store_packs(target: &Target, dataset: &Dataset, packs: &Receiver<OpenPack>, stored: &Mutex<Stored>) {
     for pack in packs {
         if lock(stored).failed {
             continue;
         }
-        match store_pack(repository, dataset, pack) {
+        match store_pack(target, dataset, pack) {
             Ok(sheet) => {
                 let mut stored = lock(stored);
                 stored.written.packs.push(sheet.pack);
                 stored.written.chunks += sheet.rows.len() as u64;
                 stored.written.bytes += sheet.size;
-                stored.sheets.push(sheet);
+                // A host drops the keys here.
+                if matches!(target.sheets, Sheets::Repository(_)) {
+                    stored.sheets.push(sheet);
+                }
             }
             Err(failure) => {
                 let mut stored = lock(stored);
@@ -275,10 +337,13 @@ fn store_packs(repository: &Repository, dataset: &Dataset, packs: &Receiver<Open
     }
 }
 
-fn store_pack(repository: &Repository, dataset: &Dataset, pack: OpenPack) -> Result<Sheet> {
-    let location = repository.location();
+fn store_pack(target: &Target, dataset: &Dataset, pack: OpenPack) -> Result<Sheet> {
+    let location = &target.location;
     location.data.put(&pack_key(dataset.name(), &pack.id), &pack.bytes)?;
     let sheet = Sheet { pack: pack.id, size: pack.bytes.len() as u64, rows: pack.rows, pending: Vec::new() };
-    sheet.put(repository.sealer(), &*location.keys, dataset.name())?;
+    match &target.sheets {
+        Sheets::Repository(repository) => sheet.put(repository.sealer(), &*location.keys, dataset.name())?,
+        Sheets::Outbox(outbox) => outbox.put_sheet(&sheet)?,
+    }
     Ok(sheet)
 }

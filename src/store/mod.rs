@@ -9,6 +9,7 @@
 pub(crate) mod conformance;
 pub mod fault;
 pub mod local;
+pub mod memory;
 pub mod process;
 
 use std::fmt;

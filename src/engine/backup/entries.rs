@@ -3,10 +3,10 @@
 use super::parent::{Known, Parent, ParentArchive};
 use super::pipeline::{Coverage, MarkJob, Pipeline, Ticket};
 use super::{EntryCounts, source_error};
-use crate::config::{self, Source};
+use crate::config::{self, Config, Source};
 use crate::datamap::EntryPattern;
 use crate::engine::matching::is_path_collection;
-use crate::engine::session::Session;
+use crate::env::Env;
 use crate::format::cutter::{CutSizes, Gear, RawCutter, RecordPieces, max_record};
 use crate::format::registry::{self, Serves};
 use crate::format::{RecordFormat, sqlite};
@@ -49,7 +49,8 @@ pub struct Totals {
 
 /// A backup's way through its source.
 pub struct Run<'a> {
-    session: &'a Session,
+    whole: &'a Config,
+    env: &'a Env,
     config: &'a config::Dataset,
     pipeline: &'a Pipeline<'a>,
     parent: ParentArchive,
@@ -115,13 +116,14 @@ impl<'p, 'w> Assembly<'p, 'w> {
 impl<'a> Run<'a> {
     /// Of one dataset.
     pub fn new(
-        session: &'a Session,
+        whole: &'a Config,
+        env: &'a Env,
         config: &'a config::Dataset,
         pipeline: &'a Pipeline<'a>,
         parent: ParentArchive,
         gear_seed: [u8; 32],
     ) -> Run<'a> {
-        Run { session, config, pipeline, parent, raw_gear: Gear::new(&gear_seed), totals: Totals::default(), lost: HashSet::new() }
+        Run { whole, env, config, pipeline, parent, raw_gear: Gear::new(&gear_seed), totals: Totals::default(), lost: HashSet::new() }
     }
 
     /// Hands every entry to `emit`, in archive order.
@@ -133,7 +135,7 @@ impl<'a> Run<'a> {
                     exclude: globs(exclude)?,
                     exclude_caches: *exclude_caches,
                     one_file_system: *one_file_system,
-                    skip_repository: self.session.config.own_folders(),
+                    skip_repository: self.whole.own_folders(),
                 };
                 let roots: Vec<(Vec<u8>, PathBuf)> = roots.iter().map(|r| (r.stored.clone().into_bytes(), r.path.clone())).collect();
                 self.paths(&roots, options, emit)
@@ -145,7 +147,7 @@ impl<'a> Run<'a> {
             }
             Source::Command { argv, entry } => {
                 let line = CommandLine::Argv(argv.iter().map(Into::into).collect());
-                let stream = CommandStream::spawn(&self.config.name, &line, self.session.config.folder())?;
+                let stream = CommandStream::spawn(&self.config.name, &line, self.whole.folder())?;
                 let output = stream.output()?;
                 let made = self.stream(entry, output)?;
                 // Only a command that says it succeeded makes an archive.
@@ -172,20 +174,20 @@ impl<'a> Run<'a> {
 
     fn problem(&mut self, problem: Problem) {
         if problem.severity > Severity::Note {
-            self.session.env.monitor.warn(&problem.to_string());
+            self.env.monitor.warn(&problem.to_string());
         } else {
-            self.session.env.monitor.detail(&problem.to_string());
+            self.env.monitor.detail(&problem.to_string());
         }
         self.totals.problems.push((problem.severity, problem.to_string()));
     }
 
     fn paths(&mut self, roots: &[(Vec<u8>, PathBuf)], options: WalkOptions, emit: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()> {
-        self.session.env.monitor.phase(&format!("backing up {}", self.config.name), None);
+        self.env.monitor.phase(&format!("backing up {}", self.config.name), None);
         // The archive of the parent outlives the run's borrow of it.
         let archive = std::mem::replace(&mut self.parent, ParentArchive::none());
         let mut parent = archive.read();
         for walked in Walk::of_roots(roots, options)? {
-            self.session.env.stop.check("no archive was made; run the same command again")?;
+            self.env.stop.check("no archive was made; run the same command again")?;
             match walked {
                 Walked::Problem(p) => self.problem(p),
                 Walked::Item(item) => {
@@ -205,7 +207,7 @@ impl<'a> Run<'a> {
         if let Some(database) = &item.sidecar_of
             && !self.lost.contains(database)
         {
-            self.session.env.monitor.detail(&format!("{}: is in the snapshot of its database", item.entry.display_path()));
+            self.env.monitor.detail(&format!("{}: is in the snapshot of its database", item.entry.display_path()));
             return Ok(None);
         }
         if let (EntryKind::Hardlink, Some(link)) = (item.entry.kind, &item.entry.link)
@@ -232,7 +234,7 @@ impl<'a> Run<'a> {
                 mapped: old.mapped.clone(),
                 ..item.entry
             };
-            self.session.env.monitor.advance(entry.size);
+            self.env.monitor.advance(entry.size);
             return Ok(Some(entry));
         }
         match &before {
@@ -276,7 +278,7 @@ impl<'a> Run<'a> {
         let format = self.record_format(&entry, &collections, Some(&file))?;
         let covers = Arc::new(Coverage::new(&self.config.map, &collections));
         let known = known.unwrap_or_default().covering(&if format.is_some() { covers.keys() } else { Vec::new() });
-        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known, self.session.config.memory);
+        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known, self.whole.memory);
         let mut coverage = None;
         if let Some(format) = format {
             match self.records(&entry, format, &covers, &collections, &mut file, &mut assembly) {
@@ -297,7 +299,7 @@ impl<'a> Run<'a> {
             }
         } else {
             if let Err(e) = file.find_holes() {
-                self.session.env.monitor.detail(&format!("{}: holes cannot be told: {e}", entry.display_path()));
+                self.env.monitor.detail(&format!("{}: holes cannot be told: {e}", entry.display_path()));
             }
             self.raw(&entry, &mut file, &mut assembly)?;
         }
@@ -323,7 +325,7 @@ impl<'a> Run<'a> {
     /// Reads a file from its start once more, as plain bytes.
     fn again_as_bytes(&mut self, mut entry: Entry, path: &Path) -> Result<Option<Entry>> {
         let mut file = std::fs::File::open(path).map_err(Error::io("read", path))?;
-        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), Known::default(), self.session.config.memory);
+        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), Known::default(), self.whole.memory);
         self.raw(&entry, &mut file, &mut assembly)?;
         let (tree, read) = assembly.finish()?;
         self.totals.read_bytes += read;
@@ -359,8 +361,8 @@ impl<'a> Run<'a> {
     fn raw(&self, entry: &Entry, from: &mut dyn Read, assembly: &mut Assembly<'_, '_>) -> Result<()> {
         for bytes in RawCutter::new(from, entry.display_path(), &self.raw_gear, CutSizes::bytes()) {
             let bytes = bytes?;
-            self.session.env.stop.check("no archive was made; run the same command again")?;
-            self.session.env.monitor.advance(bytes.len() as u64);
+            self.env.stop.check("no archive was made; run the same command again")?;
+            self.env.monitor.advance(bytes.len() as u64);
             assembly.piece(bytes, &[], || Ok(MarkJob::None))?;
         }
         Ok(())
@@ -376,11 +378,11 @@ impl<'a> Run<'a> {
         assembly: &mut Assembly<'_, '_>,
     ) -> Result<()> {
         let collection = &self.config.map.collections[collections[0]];
-        let most = max_record(self.session.config.memory);
+        let most = max_record(self.whole.memory);
         for piece in RecordPieces::open(format, collection, from, entry.display_path(), &self.raw_gear, CutSizes::records(), most)? {
             let piece = piece?;
-            self.session.env.stop.check("no archive was made; run the same command again")?;
-            self.session.env.monitor.advance(piece.bytes.len() as u64);
+            self.env.stop.check("no archive was made; run the same command again")?;
+            self.env.monitor.advance(piece.bytes.len() as u64);
             let coverage = coverage.clone();
             let context = piece.context.clone();
             assembly.piece(piece.bytes, &context, move || Ok(MarkJob::Records { format, context: piece.context, coverage }))?;
@@ -400,7 +402,6 @@ impl<'a> Run<'a> {
                 (collections, parent.known(before.as_ref())?)
             }
         };
-        let session = self.session;
         let known = std::cell::Cell::new(known);
         let read_database = |in_place: bool| -> Result<Option<(Tree, u64, sqlite::marks::CutReport)>> {
             let options = sqlite::snapshot::Options { in_place, ..sqlite::snapshot::Options::default() };
@@ -416,7 +417,7 @@ impl<'a> Run<'a> {
             Some(done) => done,
             None => {
                 let what = "somebody wrote to it while it was read; reading it again from a copy";
-                session.env.monitor.detail(&format!("{}: {what}", entry.display_path()));
+                self.env.monitor.detail(&format!("{}: {what}", entry.display_path()));
                 match read_database(false)? {
                     Some(done) => done,
                     None => return Err(Error::Source { what: entry.display_path(), detail: "a copy of it changed".into() }),
@@ -443,10 +444,10 @@ impl<'a> Run<'a> {
     ) -> Result<(Tree, u64, sqlite::marks::CutReport)> {
         let cut = sqlite::marks::Cut::plan(snapshot, &self.config.map, collections, self.pipeline.token_key())?;
         // Blocks depend on which pages belong to which table: they are taken over only while that is the same.
-        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known.covering(cut.covers()), self.session.config.memory);
+        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known.covering(cut.covers()), self.whole.memory);
         let report = cut.stream(&mut |run, context, marks| {
-            self.session.env.stop.check("no archive was made; run the same command again")?;
-            self.session.env.monitor.advance(run.len() as u64);
+            self.env.stop.check("no archive was made; run the same command again")?;
+            self.env.monitor.advance(run.len() as u64);
             assembly.piece(run.to_vec(), context, || Ok(MarkJob::Ready(marks()?)))
         })?;
         let (tree, read) = assembly.finish()?;
@@ -454,18 +455,18 @@ impl<'a> Run<'a> {
     }
 
     fn stream(&mut self, name: &str, from: File) -> Result<Entry> {
-        let mut from = Patient::new(from, self.session.env.stop.clone());
+        let mut from = Patient::new(from, self.env.stop.clone());
         self.read_stream(name, &mut from).map_err(|e| self.stopped_or(e))
     }
 
     /// What fails because somebody asked to stop (Ctrl-C reaches a command on the same terminal, too) is no failure of the source.
     fn stopped_or(&self, e: Error) -> Error {
-        self.session.env.stop.check("no archive was made; run the same command again").err().unwrap_or(e)
+        self.env.stop.check("no archive was made; run the same command again").err().unwrap_or(e)
     }
 
     fn read_stream(&mut self, name: &str, from: &mut dyn Read) -> Result<Entry> {
         let mut entry = self.stream_entry(name, None)?;
-        self.session.env.monitor.phase(&format!("backing up {}", self.config.name), None);
+        self.env.monitor.phase(&format!("backing up {}", self.config.name), None);
         let collections = self.collections_of(&entry.path);
         let archive = std::mem::replace(&mut self.parent, ParentArchive::none());
         let mut parent = archive.read();
@@ -481,7 +482,7 @@ impl<'a> Run<'a> {
         let mut whole = head.as_slice().chain(from);
         let covers = Arc::new(Coverage::new(&self.config.map, &collections));
         let known = known.covering(&if format.is_some() { covers.keys() } else { Vec::new() });
-        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known, self.session.config.memory);
+        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known, self.whole.memory);
         let mut coverage = None;
         match format {
             Some(format) => {
@@ -501,7 +502,7 @@ impl<'a> Run<'a> {
 
     /// Metadata of an entry that no file system has, or of a single database.
     fn stream_entry(&self, name: &str, path: Option<&Path>) -> Result<Entry> {
-        let now = self.session.now();
+        let now = self.env.now();
         let mut entry = bare_entry(name.as_bytes().to_vec(), EntryKind::File);
         entry.mode = 0o600;
         entry.uid = rustix::process::getuid().as_raw();

@@ -7,20 +7,25 @@
 mod entries;
 mod parent;
 mod pipeline;
+mod put;
 
 use super::event::{Event, IdentityTokens};
 use super::propagate::is_made_after;
 use super::session::Session;
 use super::state::{Request, State};
-use crate::config::{self, Source};
+use crate::config::{self, Config, Source};
+use crate::env::Env;
 use crate::policy::State as Stage;
+use crate::repository::entry::Tree;
 use crate::repository::{ArchiveId, ChunkWriter, EntryListWriter, Head, Listed, WriteOptions};
 use crate::source::walk::Severity;
 use crate::{Error, Result};
 use jiff::Timestamp;
-use parent::Parent;
+pub use put::put_only;
+
+use parent::{Parent, ParentArchive};
 use pipeline::{Erased, Shared, with_workers};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -39,6 +44,8 @@ pub struct Report {
     pub still_live: Vec<String>,
     /// Bytes of plaintext that were read.
     pub read_bytes: u64,
+    /// Handed in by a put-only host: an archive once somebody with the full key admits it.
+    pub pending: bool,
 }
 
 /// Entries by what happened to them.
@@ -70,6 +77,7 @@ struct Frame<'a> {
 pub fn backup(session: &Session, config: &config::Dataset, tag: Option<String>) -> Result<Report> {
     session.create_dataset(&config.name)?;
     let lease = session.repo.lease(&config.name, super::LEASE_TTL)?;
+    super::intake::admit(session, config, &lease)?;
     let frame = Frame { config, tag, created_at: session.now() };
     let view = session.view(&config.name)?;
     let heads = session.heads(&config.name)?;
@@ -93,36 +101,13 @@ pub fn backup(session: &Session, config: &config::Dataset, tag: Option<String>) 
         met: Mutex::new(latest.map_or_else(HashSet::new, |l| not_known_absent(&state, l, &erased))),
         stored: AtomicU64::new(0),
     };
-    let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 16);
-    let made = with_workers(&shared, workers, |pipeline| {
-        let mut list = EntryListWriter::new(&writer, &view.dataset);
-        let mut run = entries::Run::new(session, config, pipeline, parent, view.dataset.gear_seed());
-        run.all(&mut |entry| list.push(&entry))?;
-        Ok((list.finish()?, run.finish()))
-    })?;
-    let (tree, totals) = made;
+    let (tree, totals) = seal_source(&session.config, &session.env, config, &shared, parent)?;
     writer.finish()?;
     session.env.stop.check("no archive was made; run the same command again")?;
     lease.check()?;
     let met: Vec<usize> = shared.met.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter().copied().collect();
-    let head = Head {
-        archive: ArchiveId::random(session.env.random.as_ref())?,
-        dataset: config.name.clone(),
-        generation: 1,
-        created_at: frame.created_at,
-        sealed_at: session.now(),
-        tag: frame.tag.clone(),
-        ledger_epoch: session.ledger().head().0,
-        entries: tree,
-        entry_count: totals.entries,
-        source_bytes: totals.source_bytes,
-        stored_bytes: shared.stored.load(Ordering::Relaxed),
-        map_digest: frame.config.map_digest.clone(),
-        previous: None,
-        tool: crate::TOOL.to_string(),
-        source: source_word(&frame.config.source).into(),
-        warnings: totals.problems.iter().filter(|(s, _)| *s > Severity::Note).count() as u64,
-    };
+    let archive = ArchiveId::random(session.env.random.as_ref())?;
+    let head = frame.head(archive, session.ledger().head().0, tree, &totals, &shared, session.now());
     crate::crash::step("backup: put head");
     let digest = session.repo.put_head(&head)?;
     // Before the archive is recorded: an archive that the ledger knows was looked through.
@@ -132,11 +117,65 @@ pub fn backup(session: &Session, config: &config::Dataset, tag: Option<String>) 
         archive: head.archive,
         digest: digest.clone(),
         created_at: head.created_at,
+        admitted: None,
     })?;
+    session.repo.list_known(&view.dataset, &BTreeSet::new())?;
     session.catalog.witness_heads(&config.name, &session.repo.heads(&config.name)?)?;
+    Ok(report(head, digest, totals, still_live, false))
+}
+
+/// Walks the source and writes its chunks: the list of entries, and what it adds up to.
+fn seal_source(
+    whole: &Config,
+    env: &Env,
+    config: &config::Dataset,
+    shared: &Shared<'_>,
+    parent: ParentArchive,
+) -> Result<(Tree, entries::Totals)> {
+    let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 16);
+    with_workers(shared, workers, |pipeline| {
+        let mut list = EntryListWriter::new(shared.writer, shared.dataset);
+        let mut run = entries::Run::new(whole, env, config, pipeline, parent, shared.dataset.gear_seed());
+        run.all(&mut |entry| list.push(&entry))?;
+        Ok((list.finish()?, run.finish()))
+    })
+}
+
+impl Frame<'_> {
+    fn head(
+        &self,
+        archive: ArchiveId,
+        ledger_epoch: u64,
+        entries: Tree,
+        totals: &entries::Totals,
+        shared: &Shared<'_>,
+        now: Timestamp,
+    ) -> Head {
+        Head {
+            archive,
+            dataset: self.config.name.clone(),
+            generation: 1,
+            created_at: self.created_at,
+            sealed_at: now,
+            tag: self.tag.clone(),
+            ledger_epoch,
+            entries,
+            entry_count: totals.entries,
+            source_bytes: totals.source_bytes,
+            stored_bytes: shared.stored.load(Ordering::Relaxed),
+            map_digest: self.config.map_digest.clone(),
+            previous: None,
+            tool: crate::TOOL.to_string(),
+            source: source_word(&self.config.source).into(),
+            warnings: totals.problems.iter().filter(|(s, _)| *s > Severity::Note).count() as u64,
+        }
+    }
+}
+
+fn report(head: Head, digest: String, totals: entries::Totals, still_live: Vec<String>, pending: bool) -> Report {
     let mut problems = totals.problems;
     problems.sort_by_key(|(s, _)| std::cmp::Reverse(*s));
-    Ok(Report { head, digest, entries: totals.counts, problems, still_live, read_bytes: totals.read_bytes })
+    Report { head, digest, entries: totals.counts, problems, still_live, read_bytes: totals.read_bytes, pending }
 }
 
 fn source_word(source: &Source) -> &'static str {
@@ -149,7 +188,7 @@ fn source_word(source: &Source) -> &'static str {
 }
 
 /// People who were erased from the dataset and have not come back.
-fn erased_people<'a>(state: &'a State, dataset: &str, now: Timestamp) -> Vec<(&'a str, &'a [IdentityTokens])> {
+pub(super) fn erased_people<'a>(state: &'a State, dataset: &str, now: Timestamp) -> Vec<(&'a str, &'a [IdentityTokens])> {
     state
         .requests
         .iter()
@@ -176,7 +215,7 @@ fn not_known_absent(state: &State, parent: &Listed, erased: &[(&str, &[IdentityT
 }
 
 /// Short tokens may collide, and kept records may stay: looks properly before telling anybody that a person is still there.
-fn confirm_still_live(
+pub(super) fn confirm_still_live(
     session: &Session,
     config: &config::Dataset,
     head: &Head,

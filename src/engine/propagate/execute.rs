@@ -11,7 +11,7 @@ use crate::engine::edit::{ArchiveEdit, Tally, apply, tally};
 use crate::engine::event::{ArchiveOutcome, Event, Verdict};
 use crate::engine::reseal::reseal;
 use crate::engine::session::{Session, View, archive_of_key};
-use crate::engine::state::{Request, State};
+use crate::engine::state::{KeyExport, Request, State};
 use crate::repository::entry::{ChunkId, Role};
 use crate::repository::{
     ArchiveId, ChunkIndex, ChunkWriter, DropOptions, Head, Heads, Lease, Listed, Live, WriteOptions, drop_chunks_while,
@@ -42,6 +42,13 @@ pub fn execute(session: &Session, plan: &Plan, options: &Options) -> Result<Repo
     let mut leases = Vec::new();
     for d in &datasets {
         leases.push(session.repo.lease(d, crate::engine::LEASE_TTL)?);
+    }
+    // Before the moment of erasure is recorded: what was handed in until now is older than it.
+    for (d, lease) in datasets.iter().zip(&leases) {
+        for refused in crate::engine::intake::admit(session, session.dataset_config(d)?, lease)?.refused {
+            let why = format!("handed in by a put-only host and not admitted, so not searched: {}", refused.why);
+            report.archives.push(not_there(session.dataset_config(d)?, refused.archive, why));
+        }
     }
     // Under the leases, and with what others recorded meanwhile: a hold that came between counts.
     session.ledger().catch_up()?;
@@ -87,6 +94,8 @@ pub fn execute(session: &Session, plan: &Plan, options: &Options) -> Result<Repo
         policies,
     })?;
     crate::engine::request::sweep_identities(session)?;
+    let mine = |e: &&KeyExport| plan.iter().any(|r| e.since.erased.contains(&r.id));
+    report.exports = session.state()?.outdated_exports().filter(mine).cloned().collect();
     let now = session.traffic();
     (report.bytes_read, report.bytes_written) = (now.0 - traffic.0, now.1 - traffic.1);
     Ok(report)
@@ -407,7 +416,9 @@ pub fn drop_dead(session: &Session, dataset: &str, lease: &Lease, removed: &[Lis
     }
     let dead = dead_chunks(&view.index, &needed);
     let keep = |id: &ChunkId, role: Role| needed.contains(id, role);
+    session.repo.forget_known(&view.dataset, &keep)?;
     let dropped = drop_chunks_while(&session.repo, &view.dataset, &keep, DropOptions::default(), &|| lease.check_cheaply())?;
+    session.repo.list_known(&view.dataset, &BTreeSet::new())?;
     report.dropped.0 += dropped.chunks;
     report.dropped.1 += dropped.bytes;
     for (key, e) in dropped.damaged.iter().chain(&dropped.left) {
@@ -430,7 +441,9 @@ pub fn drop_dead(session: &Session, dataset: &str, lease: &Lease, removed: &[Lis
         .into_iter()
         .filter_map(|o| o.key.rsplit('/').next().map(str::to_string))
         .collect();
-    let known: BTreeSet<String> = fresh.packs().iter().map(|p| p.id.to_string()).collect();
+    // Packs of the intake have their sheets there.
+    let waiting = session.repo.pending(dataset)?.into_iter().flat_map(|p| p.packs).map(|p| p.to_string());
+    let known: BTreeSet<String> = fresh.packs().iter().map(|p| p.id.to_string()).chain(waiting).collect();
     let packs_left = packs.difference(&known).next().is_some();
     Ok(if keys_left || heads_left || packs_left {
         Verdict::Failed

@@ -18,6 +18,7 @@ pub use people::{IDENTITIES_PURPOSE, People, REQUESTS, identities_key, request_p
 pub use plan::{ArchivePlan, DatasetPlan, Plan, choose_requests, is_made_after, is_processed as plan_is_processed, plan};
 
 use super::event::{ArchiveOutcome, Verdict};
+use super::state::KeyExport;
 use std::collections::BTreeMap;
 
 /// What the user asked for.
@@ -52,6 +53,8 @@ pub struct Report {
     pub dropped: (u64, u64),
     /// Identities found on the person's records that the request does not name, per request: kind → how many values.
     pub also_known: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Exports of the keys that still hold what was destroyed.
+    pub exports: Vec<KeyExport>,
 }
 
 impl Report {
@@ -67,6 +70,7 @@ impl Report {
             bytes_written: 0,
             dropped: (0, 0),
             also_known: BTreeMap::new(),
+            exports: Vec::new(),
         }
     }
 }
@@ -75,7 +79,7 @@ impl Report {
     /// The exit code: 0 done, 3 something is left, 4 a verification failed.
     pub fn exit_code(&self) -> u8 {
         let failed = self.gone == Verdict::Failed || self.archives.iter().any(|a| a.verification == Verdict::Failed);
-        match (failed, self.partial.is_empty()) {
+        match (failed, self.partial.is_empty() && self.exports.is_empty()) {
             (true, _) => 4,
             (_, false) => 3,
             _ => 0,

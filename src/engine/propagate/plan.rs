@@ -238,9 +238,11 @@ pub fn is_processed(state: &State, listed: &Listed, requests: &[&Request]) -> bo
 /// Whether an archive was made when all of these requests had begun to be carried out: what it holds of their people was in the source
 /// again, or still. That is reported (`still live`), and never erased by an old request.
 pub fn is_made_after(state: &State, listed: &Listed, requests: &[&Request]) -> bool {
-    let sealed = state.facts(&listed.head.dataset, &listed.head.archive).sealed;
+    let facts = state.facts(&listed.head.dataset, &listed.head.archive);
     requests.iter().all(|r| {
-        r.started.first().is_some_and(|started| match sealed {
+        r.started.first().is_some_and(|started| match facts.sealed {
+            // Handed in by a host before the erasure, and admitted only after it had begun.
+            Some(_) if facts.host.is_some() && r.effective_at.is_some_and(|e| e > listed.head.created_at) => false,
             Some(sealed) => sealed > *started,
             // A backup that ended just before it could record the archive: a first generation names the ledger that it was made under.
             None => listed.head.generation == 1 && listed.head.ledger_epoch >= *started,
