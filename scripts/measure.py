@@ -16,14 +16,17 @@ class Failed(Exception):
 def measure(command, cwd, env=None, stdout=subprocess.DEVNULL, accept=(0,)):
     """Runs `command` (a list, or a string for bash) in `cwd` and waits for it and all its children.
 
-    Seconds of wall clock and of processor (user + system), the largest resident set of any one process in MiB, and what was
-    written to files in MB. Fails with what the command said on standard error."""
+    Seconds of wall clock and of processor (user + system), the largest resident set of any one process in MiB, and the MB that were
+    read and written by system calls (caches do not hide anything). Fails with what the command said on standard error."""
     if isinstance(command, str):
         command = ["bash", "-o", "pipefail", "-c", command]
     started = time.monotonic()
     log = Path(cwd) / ".stderr"
     with open(log, "wb") as stderr:
         child = subprocess.Popen(command, cwd=cwd, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        # Of the process and of all children that it waited for.
+        io = dict(line.split(": ") for line in Path(f"/proc/{child.pid}/io").read_text().splitlines())
         _, status, usage = os.wait4(child.pid, 0)
     wall = time.monotonic() - started
     child.returncode = os.waitstatus_to_exitcode(status)
@@ -35,7 +38,8 @@ def measure(command, cwd, env=None, stdout=subprocess.DEVNULL, accept=(0,)):
         "wall": round(wall, 3),
         "cpu": round(usage.ru_utime + usage.ru_stime, 3),
         "peak_mib": round(usage.ru_maxrss / 1024, 1),
-        "written_mb": round(usage.ru_oublock * 512 / 1e6, 1),
+        "read_mb": round(int(io["rchar"]) / 1e6, 1),
+        "written_mb": round(int(io["wchar"]) / 1e6, 1),
     }
 
 

@@ -7,8 +7,8 @@
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// One token of one record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// One token of one record. Compared as it is stored.
+#[derive(Debug, Clone, Copy)]
 pub struct MarkRow {
     /// Index into the entry's list of covered probes.
     pub probe: u16,
@@ -17,6 +17,26 @@ pub struct MarkRow {
     /// The first eight bytes of the token (big-endian). A stored block keeps the first four of them and has zeros for the others: a hit is
     /// confirmed on the record itself.
     pub token: u64,
+}
+
+impl PartialEq for MarkRow {
+    fn eq(&self, other: &MarkRow) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for MarkRow {}
+
+impl PartialOrd for MarkRow {
+    fn partial_cmp(&self, other: &MarkRow) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for MarkRow {
+    fn cmp(&self, other: &MarkRow) -> std::cmp::Ordering {
+        (self.probe, self.record, self.short()).cmp(&(other.probe, other.record, other.short()))
+    }
 }
 
 impl MarkRow {

@@ -78,7 +78,7 @@ impl ChunkReader {
     /// A reader with a cache of at most `cache_bytes` of plaintext.
     pub fn new(repository: &Arc<Repository>, dataset: &Arc<Dataset>, index: Arc<ChunkIndex>, cache_bytes: usize) -> ChunkReader {
         let cache = Cache { limit: cache_bytes, used: 0, clock: 0, entries: HashMap::new(), order: BTreeMap::new() };
-        let decoded = Mutex::new(Decoded { limit: cache_bytes / 2, used: 0, clock: 0, lists: HashMap::new() });
+        let decoded = Mutex::new(Decoded { limit: cache_bytes, used: 0, clock: 0, lists: HashMap::new() });
         ChunkReader { repository: repository.clone(), dataset: dataset.clone(), index, cache: Mutex::new(cache), decoded }
     }
 
