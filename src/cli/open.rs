@@ -1,8 +1,8 @@
 //! From the command line to an opened workplace: configuration → stores → secret → repository → catalog → session.
 
 use super::args::Global;
-use super::secrets;
 use super::ui::Ui;
+use super::{buckets, secrets};
 use crate::catalog::Catalog;
 use crate::config::{self, Config, RepositoryAt};
 use crate::crypto::secret::Secret;
@@ -12,6 +12,7 @@ use crate::repository::{Location, Repository, params};
 use crate::store::Store;
 use crate::store::fault::Counting;
 use crate::store::local::LocalStore;
+use crate::store::s3::{self, S3Store};
 use crate::{Error, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -65,7 +66,7 @@ impl Context {
 
     /// The repository, opened.
     pub fn repository(&self, config: &Config) -> Result<(Arc<Repository>, Meters)> {
-        let (location, meters) = location(config, false)?;
+        let (location, meters) = location(config, &self.env, false)?;
         // Told before a passphrase is asked for.
         match location.data.get(params::KEY) {
             Err(e) if e.is_missing() => return Err(no_repository(config)),
@@ -94,28 +95,38 @@ fn no_repository(config: &Config) -> Error {
 /// Count what passes to and from the stores.
 pub type Meters = Vec<Arc<Counting>>;
 
-/// Where the repository and its keys are. `create` makes the folders.
-pub fn location(config: &Config, create: bool) -> Result<(Location, Meters)> {
-    let data = store(config, &config.repository, create)?;
+/// Where the repository and its keys are. `create` makes the folders. Buckets are held to what the configuration says about them:
+/// a dataset's region, and that nothing ever locks keys.
+pub fn location(config: &Config, env: &Env, create: bool) -> Result<(Location, Meters)> {
+    let data = store(config, &config.repository, env, create)?;
+    let (data_bucket, data) = data;
     match &config.keys {
         Some(keys) => {
-            let keys = store(config, keys, create)?;
+            let (keys_bucket, keys) = store(config, keys, env, create)?;
+            buckets::check(config, data_bucket.as_deref(), keys_bucket.as_deref())?;
             Ok((Location { data: data.clone(), keys: keys.clone() }, vec![data, keys]))
         }
-        None => Ok((Location::single(data.clone()), vec![data])),
+        None => {
+            buckets::check(config, data_bucket.as_deref(), data_bucket.as_deref())?;
+            Ok((Location::single(data.clone()), vec![data]))
+        }
     }
 }
 
-fn store(config: &Config, at: &RepositoryAt, create: bool) -> Result<Arc<Counting>> {
+/// The store behind its counter, and the bucket if it is one.
+fn store(config: &Config, at: &RepositoryAt, env: &Env, create: bool) -> Result<(Option<Arc<S3Store>>, Arc<Counting>)> {
+    let mut bucket = None;
     let inner: Arc<dyn Store> = match at {
         RepositoryAt::Local(path) if create => Arc::new(LocalStore::create(path)?),
         RepositoryAt::Local(path) if !path.exists() => return Err(no_repository(config)),
         RepositoryAt::Local(path) => Arc::new(LocalStore::open(path)?),
-        at @ RepositoryAt::S3 { .. } => {
-            return Err(Error::Usage(format!("{at}: object stores are not supported in this version; name a folder")));
+        RepositoryAt::S3(options) => {
+            let locks = config.datasets.values().filter_map(|d| Some((d.name.clone(), d.lock?))).collect();
+            let options = s3::Options { locks, ..(**options).clone() };
+            bucket.insert(Arc::new(S3Store::open(options, env)?)).clone()
         }
     };
-    Ok(Arc::new(Counting::new(inner)))
+    Ok((bucket, Arc::new(Counting::new(inner))))
 }
 
 /// Where this machine keeps its catalogs.

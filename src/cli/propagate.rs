@@ -3,12 +3,12 @@
 use super::args::{Propagate, Scope as ScopeArg};
 use super::open::Context;
 use super::text::{self, Align, Table};
-use super::{DONE, deadlines};
+use super::{DONE, buckets, deadlines};
 use crate::Result;
-use crate::engine::certificate::archive_json;
+use crate::engine::certificate::{archive_json, locked_json};
 use crate::engine::event::{ArchiveOutcome, Counts};
 use crate::engine::propagate::{self, ArchivePlan, DatasetPlan, Options, Plan, Report, Scope};
-use crate::engine::session::Session;
+use crate::engine::session::{Session, Traffic};
 use crate::engine::state::Request;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -23,10 +23,22 @@ pub fn run(cx: &Context, args: &Propagate) -> Result<u8> {
     let now = if args.now { args.reason.clone() } else { None };
     let options = Options { requests: args.requests.clone(), scope, now };
     if args.dry_run {
+        let before = session.traffic();
         let plan = propagate::plan(&session, &options)?;
+        let search = session.traffic().since(&before);
         say_plan(cx, &session, &plan);
+        if !plan.requests.is_empty() {
+            let whole = estimate(&session, &plan, &search);
+            cx.ui.data(&format!("\nthis search took {}, read {}", buckets::traffic_words(&search), text::bytes(search.bytes_read)));
+            cx.ui.data(&format!(
+                "the erasure takes about {}, reads {}, writes {}",
+                buckets::traffic_words(&whole),
+                text::bytes(whole.bytes_read),
+                text::bytes(whole.bytes_written)
+            ));
+        }
         warn_deadlines(cx, &session)?;
-        cx.ui.object(&plan_object(&session, &plan));
+        cx.ui.object(&plan_object(&session, &plan, &search));
         return Ok(DONE);
     }
     let plan = propagate::choose_requests(&session, &options)?;
@@ -40,6 +52,31 @@ pub fn run(cx: &Context, args: &Propagate) -> Result<u8> {
 fn warn_deadlines(cx: &Context, session: &Session) -> Result<()> {
     deadlines::warn(&cx.ui, &session.state()?.requests, session.now());
     Ok(())
+}
+
+/// About what carrying the plan out takes: it searches as this did, twice (before and after), and writes what is touched anew.
+fn estimate(session: &Session, plan: &Plan, search: &Traffic) -> Traffic {
+    let params = session.repo.params();
+    let changed: Vec<&ArchivePlan> = plan
+        .datasets
+        .iter()
+        .filter(|d| d.mode == "rewrite")
+        .flat_map(|d| &d.archives)
+        .filter(|a| !a.already && a.tally.values().flatten().any(|(_, c)| c.deleted + c.anonymised > 0))
+        .collect();
+    let bytes: u64 = changed.iter().map(|a| a.bytes).sum();
+    let (archives, datasets) = (changed.len() as u64, plan.datasets.len() as u64);
+    let packs = bytes.div_ceil(u64::from(params.sizes.pack).max(1)) + datasets;
+    let mut whole = *search;
+    whole.requests.get = search.requests.get * 2;
+    whole.requests.head = search.requests.head * 2;
+    whole.requests.list = search.requests.list * 2 + 12 * datasets;
+    // Packs and their sheets, sheets of what becomes dead, heads and their ledger entries, beginning and end.
+    whole.requests.put = packs * 3 + archives * 2 + 2;
+    whole.requests.delete = packs + archives;
+    whole.bytes_read = search.bytes_read * 2 + bytes;
+    whole.bytes_written = bytes;
+    whole
 }
 
 // --- the plan -------------------------------------------------------------------------------------------------------------------
@@ -167,7 +204,7 @@ fn say_waiting(cx: &Context, waiting: &[(String, String)]) {
     }
 }
 
-fn plan_object(session: &Session, plan: &Plan) -> Value {
+fn plan_object(session: &Session, plan: &Plan, search: &Traffic) -> Value {
     let datasets: Vec<Value> = plan
         .datasets
         .iter()
@@ -182,6 +219,8 @@ fn plan_object(session: &Session, plan: &Plan) -> Value {
             "requests": plan.requests.iter().map(|r| &r.id).collect::<Vec<_>>(),
             "skipped_waiting": plan.skipped_waiting,
             "datasets": datasets,
+            "search": buckets::traffic_object(search),
+            "estimate": buckets::traffic_object(&estimate(session, plan, search)),
         },
         "waiting": waiting_object(&plan.waiting),
     })
@@ -272,6 +311,8 @@ pub fn say(cx: &Context, report: &Report, plan: &Plan) {
         text::bytes(report.dropped.1),
         report.gone
     ));
+    cx.ui.say(&format!("requests: {}", buckets::traffic_words(&report.traffic)));
+    buckets::say_locked(cx, &report.listing.locked);
     for (request, kinds) in &report.also_known {
         say_proposals(cx, request, kinds);
     }
@@ -317,6 +358,12 @@ pub fn object(report: &Report, plan: &Plan, scope: Scope) -> Value {
             "bytes_read": report.bytes_read,
             "bytes_written": report.bytes_written,
             "dropped": { "chunks": report.dropped.0, "bytes": report.dropped.1 },
+            "traffic": buckets::traffic_object(&report.traffic),
+            "listing": {
+                "objects": report.listing.objects, "old_versions": report.listing.old_versions,
+                "delete_markers": report.listing.delete_markers, "left": report.listing.left,
+            },
+            "locked": locked_json(&report.listing.locked),
         },
     })
 }

@@ -3,7 +3,7 @@
 use super::args::Verify;
 use super::open::Context;
 use super::text::{self, Align, Table};
-use super::{DONE, FAILED};
+use super::{DONE, FAILED, buckets};
 use crate::Result;
 use crate::engine::event::Verdict;
 use crate::engine::verify::{self, Checked};
@@ -28,7 +28,12 @@ pub fn run(cx: &Context, args: &Verify) -> Result<u8> {
     } else {
         cx.ui.warn(&format!("{failed} of {} FAILED ({read})", checked.len()));
     }
-    cx.ui.object(&json!({ "result": if failed == 0 { "PASS" } else { "FAILED" }, "read_data": share, "archives": objects(&checked) }));
+    let storage = buckets::findings(&session);
+    buckets::say(&cx.ui, &storage);
+    cx.ui.object(&json!({
+        "result": if failed == 0 { "PASS" } else { "FAILED" }, "read_data": share, "archives": objects(&checked),
+        "storage": buckets::objects(&storage),
+    }));
     Ok(if failed == 0 { DONE } else { FAILED })
 }
 

@@ -1,6 +1,6 @@
 //! The ledger folded: where every request stands, and what is known about every archive.
 
-use super::event::{ArchiveOutcome, Counts, Event, IdentityTokens, Verdict};
+use super::event::{ArchiveOutcome, Counts, Event, IdentityTokens, StorageFinding, StoreListing, Verdict};
 use crate::policy::{self, clocks::Progress};
 use crate::repository::{ArchiveId, Ledger};
 use crate::{Error, Result};
@@ -64,6 +64,10 @@ pub struct Finished {
     pub scope: String,
     /// Digest of the data map and policy per dataset.
     pub policies: BTreeMap<String, String>,
+    /// What the listing of the stores showed.
+    pub listing: StoreListing,
+    /// What the stores do by themselves.
+    pub storage: Vec<StorageFinding>,
 }
 
 /// What the ledger knows about an archive.
@@ -273,7 +277,7 @@ impl State {
                     }
                 }
             }
-            Event::PropagationFinished { done, partial, archives, gone, scope, policies, .. } => {
+            Event::PropagationFinished { done, partial, archives, gone, scope, policies, listing, storage, .. } => {
                 for outcome in &archives {
                     for id in &outcome.complete {
                         self.processed.insert((id.clone(), outcome.archive, outcome.after.1.clone()));
@@ -292,6 +296,8 @@ impl State {
                             gone,
                             scope: scope.clone(),
                             policies: policies.clone(),
+                            listing: listing.clone(),
+                            storage: storage.clone(),
                         });
                     }
                 }
