@@ -23,7 +23,7 @@ mod lock;
 mod multipart;
 
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
 
