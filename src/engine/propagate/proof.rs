@@ -60,9 +60,11 @@ fn once(
                 (false, true) => out.objects += 1,
                 (false, false) => out.old_versions += 1,
             }
-            // Whatever is not the one current version is left over, and so is what should not be there at all.
+            // Whatever is not the one current version is left over, and so is what should not be there at all. But a pack that was sent twice,
+            // because the first answer got lost, is twice the same pack: both go when it goes.
             let kept = locked.contains_key(object.key.as_str());
-            if !kept && (object.is_delete_marker || !object.is_latest || !may_be(&object.key)) {
+            let twice = prefix.starts_with("packs/") && !object.is_delete_marker && may_be(&object.key);
+            if !kept && !twice && (object.is_delete_marker || !object.is_latest || !may_be(&object.key)) {
                 left.push(format!("{}: {}", store.describe(), object.key));
             }
         }

@@ -196,8 +196,10 @@ fn of_answer(status: u16, code: Option<String>, text: Option<String>) -> Failure
         _ => Kind::Other,
     };
     let again = kind == Kind::Other && is_passing(Some(status), code.as_deref());
-    let text = text.unwrap_or_else(|| "the service refused".to_string());
-    Failure { kind, status: Some(status), text, again, uncertain: again && status >= 500, code }
+    let silent = if status < 300 { "its answer cannot be understood" } else { "the service refused" };
+    let text = text.unwrap_or_else(|| silent.to_string());
+    // Some answers begin well and end badly: "200 OK" with an error in its body.
+    Failure { kind, status: Some(status), text, again, uncertain: again && (status >= 500 || status < 300), code }
 }
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::ServerSideEncryption;
 use client::{Connection, Verb};
 use errors::{Failure, Kind};
+use std::cell::Cell;
 use std::sync::OnceLock;
 
 /// Larger objects go in parts.
@@ -64,6 +65,8 @@ enum When {
 struct Put {
     /// The version, on a bucket that keeps them.
     version: Option<String>,
+    /// An earlier attempt may have left a version as well.
+    repeated: bool,
 }
 
 impl S3Store {
@@ -151,8 +154,10 @@ impl S3Store {
         if bytes.len() > SINGLE && matches!(when, When::Always) {
             return self.write_parts(key, bytes).await;
         }
+        let attempts = Cell::new(0u32);
         self.connection
             .call(Verb::Put, bytes.len() as u64, || async {
+                attempts.set(attempts.get() + 1);
                 let request = self.connection.client.put_object().bucket(&self.options.bucket).key(self.full(key));
                 let request = match &when {
                     When::Always => request,
@@ -160,7 +165,7 @@ impl S3Store {
                     When::Matches(etag) => request.if_match(etag),
                 };
                 let answer = self.shape_put(key, request).body(ByteStream::from(bytes.to_vec())).send().await?;
-                Ok(Put { version: answer.version_id().map(str::to_string) })
+                Ok(Put { version: answer.version_id().map(str::to_string), repeated: attempts.get() > 1 })
             })
             .await
     }
@@ -174,13 +179,14 @@ impl S3Store {
         }
     }
 
-    /// Removes the versions behind the one just written, where keys may be in them.
+    /// Removes the versions behind the one just written: keys may be in them. There are none of a pack unless it was sent twice.
     async fn bury(&self, key: &str, put: &Put) -> Result<(), Failure> {
-        let Some(mine) = put.version.as_deref().filter(|_| !is_pack(key)) else { return Ok(()) };
+        let Some(mine) = put.version.as_deref().filter(|_| !is_pack(key) || put.repeated) else { return Ok(()) };
         let old = self.versions_of(key).await?.into_iter().filter(|v| !v.latest && v.id.as_deref() != Some(mine)).collect();
         match self.remove_versions(key, old).await {
-            // A lease says nothing about anybody; a host that may only add must be able to hold one. The next sweep removes the rest.
-            Err(f) if f.kind == Kind::Denied && key.starts_with("leases/") => Ok(()),
+            // A lease says nothing about anybody; a host that may only add must be able to hold one. The next sweep removes the rest. What is
+            // behind a pack is the same pack, and perhaps locked like it: it goes with it.
+            Err(f) if f.kind == Kind::Denied && (key.starts_with("leases/") || is_pack(key)) => Ok(()),
             other => other,
         }
     }

@@ -68,7 +68,7 @@ impl S3Store {
             .call(Verb::Put, 0, || async {
                 let request = self.connection.client.complete_multipart_upload().bucket(&self.options.bucket).key(self.full(key));
                 let answer = request.upload_id(upload).multipart_upload(completed.clone()).send().await?;
-                Ok(Put { version: answer.version_id().map(str::to_string) })
+                Ok(Put { version: answer.version_id().map(str::to_string), repeated: false })
             })
             .await;
         match finished {
@@ -76,7 +76,7 @@ impl S3Store {
             Err(f) if f.kind == Kind::Missing => {
                 if f.uncertain && self.holds(key, bytes).await? {
                     let version = self.versions_of(key).await?.into_iter().find(|v| v.latest).and_then(|v| v.id);
-                    return Ok(Put { version });
+                    return Ok(Put { version, repeated: false });
                 }
                 Err(Failure { kind: Kind::Other, ..f })
             }

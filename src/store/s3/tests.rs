@@ -127,6 +127,15 @@ fn a_lost_answer_does_not_lose_the_race() {
 }
 
 #[test]
+fn a_pack_that_was_sent_twice_is_there_once() {
+    let fake = Fake::versioned();
+    let store = fake.store();
+    fake.fail(Op::Put, 2, Fault::Lost);
+    store.put("packs/crm/aa/p", b"pack").unwrap();
+    assert_eq!(fake.versions("packs/"), 1);
+}
+
+#[test]
 fn lasting_faults_are_said_clearly_and_soon() {
     let fake = Fake::start();
     let store = fake.store();
