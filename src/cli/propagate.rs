@@ -54,7 +54,8 @@ fn warn_deadlines(cx: &Context, session: &Session) -> Result<()> {
     Ok(())
 }
 
-/// About what carrying the plan out takes: it searches as this did, twice (before and after), and writes what is touched anew.
+/// About what carrying the plan out takes: it searches as this did, reads back and searches again, twice reads what packs hold (to drop what is
+/// dead, and to prove it), and writes what is touched anew.
 fn estimate(session: &Session, plan: &Plan, search: &Traffic) -> Traffic {
     let params = session.repo.params();
     let changed: Vec<&ArchivePlan> = plan
@@ -68,12 +69,12 @@ fn estimate(session: &Session, plan: &Plan, search: &Traffic) -> Traffic {
     let (archives, datasets) = (changed.len() as u64, plan.datasets.len() as u64);
     let packs = bytes.div_ceil(u64::from(params.sizes.pack).max(1)) + datasets;
     let mut whole = *search;
-    whole.requests.get = search.requests.get * 2;
+    whole.requests.get = search.requests.get * 4 + archives * 4;
     whole.requests.head = search.requests.head * 2;
-    whole.requests.list = search.requests.list * 2 + 12 * datasets;
+    whole.requests.list = search.requests.list * 4 + 12 * datasets;
     // Packs and their sheets, sheets of what becomes dead, heads and their ledger entries, beginning and end.
     whole.requests.put = packs * 3 + archives * 2 + 2;
-    whole.requests.delete = packs + archives;
+    whole.requests.delete = packs * 2 + archives;
     whole.bytes_read = search.bytes_read * 2 + bytes;
     whole.bytes_written = bytes;
     whole

@@ -260,7 +260,7 @@ fn requests_that_fail_now_and_then_only_cost_time() {
         let mut seed = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         scene.fake.schedule(move |op, _| {
             let dice = random(&mut seed);
-            if dice % 12 != 0 {
+            if !dice.is_multiple_of(12) {
                 return None;
             }
             Some(match (dice >> 16) % 6 {

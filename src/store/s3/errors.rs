@@ -199,7 +199,7 @@ fn of_answer(status: u16, code: Option<String>, text: Option<String>) -> Failure
     let silent = if status < 300 { "its answer cannot be understood" } else { "the service refused" };
     let text = text.unwrap_or_else(|| silent.to_string());
     // Some answers begin well and end badly: "200 OK" with an error in its body.
-    Failure { kind, status: Some(status), text, again, uncertain: again && (status >= 500 || status < 300), code }
+    Failure { kind, status: Some(status), text, again, uncertain: again && !(300..500).contains(&status), code }
 }
 
 #[cfg(test)]

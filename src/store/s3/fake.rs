@@ -195,13 +195,17 @@ impl Fake {
     pub fn abandon_upload(&self, key: &str, age: u64) {
         let mut inner = self.bucket();
         let id = inner.id();
-        let started = Some(SystemTime::now() - Duration::from_secs(age));
+        let started = Some(now() - Duration::from_secs(age));
         inner.uploads.insert(id, Upload { key: format!("backups/here/{key}"), started, ..Upload::default() });
     }
 
     pub fn uploads(&self) -> usize {
         self.bucket().uploads.len()
     }
+}
+
+fn now() -> SystemTime {
+    Env::system().now().into()
 }
 
 fn etag(bytes: &[u8]) -> String {
@@ -220,7 +224,7 @@ impl Inner {
 
     fn default_lock(&self) -> Option<(ObjectLockMode, SystemTime)> {
         let days = self.default_days?;
-        Some((ObjectLockMode::from_static(ObjectLockMode::GOVERNANCE), SystemTime::now() + Duration::from_secs(days as u64 * 86_400)))
+        Some((ObjectLockMode::from_static(ObjectLockMode::GOVERNANCE), now() + Duration::from_secs(days as u64 * 86_400)))
     }
 
     fn store(&mut self, key: &str, bytes: Option<Vec<u8>>, locked: Option<(ObjectLockMode, SystemTime)>) -> String {
@@ -243,7 +247,7 @@ impl Inner {
             }
             Some(version) => {
                 let Some(versions) = self.objects.get_mut(key) else { return Ok(()) };
-                let held = |v: &Version| v.hold || v.locked.as_ref().is_some_and(|(_, until)| *until > SystemTime::now());
+                let held = |v: &Version| v.hold || v.locked.as_ref().is_some_and(|(_, until)| *until > now());
                 if versions.iter().any(|v| v.id == version && held(v)) {
                     return Err(s3_error!(AccessDenied, "Access Denied because object protected by object lock."));
                 }
@@ -549,7 +553,7 @@ impl S3 for Backend {
         let mut inner = self.lock();
         let id = inner.id();
         let lock = input.object_lock_mode.zip(until(input.object_lock_retain_until_date));
-        let upload = Upload { key: input.key, started: Some(SystemTime::now()), lock, ..Upload::default() };
+        let upload = Upload { key: input.key, started: Some(now()), lock, ..Upload::default() };
         inner.uploads.insert(id.clone(), upload);
         Self::answer(CreateMultipartUploadOutput { upload_id: Some(id), ..CreateMultipartUploadOutput::default() }, fault)
     }
