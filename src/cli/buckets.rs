@@ -129,3 +129,60 @@ pub fn traffic_words(t: &Traffic) -> String {
     ];
     kinds.iter().filter(|(_, n)| *n > 0).map(|(kind, n)| format!("{n} {kind}")).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::Env;
+    use crate::store::s3::Options;
+    use crate::store::s3::fake::Fake;
+
+    fn config(dataset: &str) -> Config {
+        let text = format!("version: 1\nrepository: s3://bucket/x\ndatasets: {{d: {{source: {{stdin: true}}{dataset}}}}}\n");
+        crate::config::parse(&text, std::path::Path::new("reseal.yaml")).unwrap()
+    }
+
+    fn refused(config: &Config, data: &S3Store, keys: &S3Store) -> String {
+        match check(config, Some(data), Some(keys)) {
+            Err(Error::Refused(why)) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn keys_are_never_where_everything_is_locked() {
+        let (locking, free) = (Fake::versioned(), Fake::versioned());
+        locking.bucket().lockable = true;
+        let (locked, open) = (locking.store(), free.store());
+        let lock = config(", lock: {mode: compliance, days: 3}");
+        check(&lock, Some(&locked), Some(&locked)).unwrap();
+        check(&lock, Some(&locked), Some(&open)).unwrap();
+        assert!(refused(&lock, &open, &open).contains("no Object Lock"));
+        locking.bucket().default_days = Some(7);
+        check(&lock, Some(&locked), Some(&open)).unwrap();
+        check(&config(""), Some(&locked), None).unwrap();
+        for config in [&lock, &config("")] {
+            let same = refused(config, &locked, &locked);
+            assert!(same.contains("7 days (governance)") && same.contains("the keys are in it too") && same.contains("`keys:`"), "{same}");
+            assert!(refused(config, &open, &locked).contains("keys are to be there"));
+        }
+        // What may not be asked: refused where a lock is wanted, since keys might be locked with it.
+        locking.bucket().denied = vec!["GetObjectLockConfiguration"];
+        assert!(check(&lock, Some(&open), Some(&locked)).is_err());
+    }
+
+    #[test]
+    fn a_dataset_stays_in_its_region() {
+        let (here, elsewhere) = (Fake::start(), Fake::start());
+        here.bucket().region = Some("eu-central-1".into());
+        let (a, b) = (here.store(), elsewhere.store());
+        let pinned = config(", region: eu-central-1");
+        check(&pinned, Some(&a), Some(&a)).unwrap();
+        check(&config(""), Some(&b), Some(&b)).unwrap();
+        assert!(refused(&pinned, &a, &b).contains("must stay in eu-central-1") && refused(&pinned, &b, &a).contains("us-east-1"));
+        here.bucket().denied = vec!["HeadBucket", "GetBucketLocation"];
+        assert!(check(&pinned, Some(&a), Some(&a)).is_err(), "not known is not there");
+        let gone = S3Store::open(Options { bucket: "other".into(), ..here.options() }, &Env::system()).unwrap();
+        assert!(check(&pinned, Some(&gone), None).is_err());
+    }
+}

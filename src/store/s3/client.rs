@@ -289,8 +289,8 @@ async fn client(options: &Options) -> Result<Client, Failure> {
     if let Some(profile) = &options.profile {
         loader = loader.profile_name(profile);
     }
-    if let Some(region) = &options.region {
-        loader = loader.region(Region::new(region.clone()));
+    if let Some(region) = region(options) {
+        loader = loader.region(Region::new(region));
     }
     if let Some(file) = &options.credentials_file {
         if let Err(e) = std::fs::metadata(file) {
@@ -324,6 +324,14 @@ async fn client(options: &Options) -> Result<Client, Failure> {
         config = config.endpoint_url(endpoint);
     }
     Ok(Client::from_conf(config.build()))
+}
+
+/// As configured, or by the environment. Beside an endpoint of its own a region is a mere word: nobody waits for an instance's metadata then.
+fn region(options: &Options) -> Option<String> {
+    let named = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+    let by_profile = options.profile.is_some() || named("AWS_PROFILE").is_some();
+    let word = || (options.endpoint.is_some() && !by_profile).then(|| "us-east-1".to_string());
+    options.region.clone().or_else(|| named("AWS_REGION")).or_else(|| named("AWS_DEFAULT_REGION")).or_else(word)
 }
 
 fn http(options: &Options) -> Result<aws_sdk_s3::config::SharedHttpClient, Failure> {
