@@ -171,12 +171,15 @@ where
                 Failure { status: Some(status), again, uncertain: true, ..Failure::other(chain(&error)) }
             }
             SdkError::TimeoutError(_) => Failure::transport("no answer in time"),
-            SdkError::DispatchFailure(e) if e.is_user() => Failure::other(chain(&error)),
             SdkError::DispatchFailure(e) => {
                 let text = e.as_connector_error().map_or_else(|| chain(&error), |e| chain(e));
                 // Credentials that cannot be found do not come by waiting.
-                let lacking = text.contains("credential");
-                Failure { again: !lacking, uncertain: !lacking, ..Failure::other(text) }
+                if text.contains("credential") {
+                    return Failure::other(format!(
+                        "no credentials for the service: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or profile or credentials_file under `s3:` ({text})"
+                    ));
+                }
+                Failure::transport(text)
             }
             _ => Failure::other(chain(&error)),
         }

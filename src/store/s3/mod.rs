@@ -73,7 +73,8 @@ impl S3Store {
     /// Connects. The bucket must be there: a missing one would look like an empty store.
     pub fn open(options: Options, env: &Env) -> StoreResult<S3Store> {
         let place = options.to_string();
-        let failed = |f: Failure| StoreError::Failed { store: place.clone(), action: "open", key: String::new(), source: Box::new(f) };
+        let failed =
+            |f: Failure| StoreError::Failed { store: place.clone(), action: "open", key: "the bucket".to_string(), source: Box::new(f) };
         let connection = Connection::open(&options, env).map_err(failed)?;
         Ok(S3Store { options, connection, versioned: OnceLock::new() })
     }
@@ -94,7 +95,10 @@ impl S3Store {
     fn error(&self, action: &'static str, key: &str, failure: Failure) -> StoreError {
         match failure.kind {
             Kind::Missing => self.missing(key),
-            _ => StoreError::Failed { store: self.describe(), action, key: key.to_string(), source: Box::new(failure) },
+            _ => {
+                let key = if key.is_empty() { "the bucket" } else { key };
+                StoreError::Failed { store: self.describe(), action, key: key.to_string(), source: Box::new(failure) }
+            }
         }
     }
 

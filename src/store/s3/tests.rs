@@ -289,6 +289,26 @@ fn what_a_bucket_does_by_itself_is_named() {
 }
 
 #[test]
+fn objects_are_put_as_configured() {
+    let fake = Fake::start();
+    let encryption = Some(Encryption::SseKms(Some("key-1".into())));
+    let options = Options { encryption, storage_class: Some("STANDARD_IA".into()), ..fake.options() };
+    let store = S3Store::open(options, &Env::system()).unwrap();
+    store.put("packs/crm/aa/p", b"x").unwrap();
+    store.put("sheets/crm/p", b"x").unwrap();
+    let plain = S3Store::open(Options { encryption: Some(Encryption::SseS3), ..fake.options() }, &Env::system()).unwrap();
+    plain.put("sheets/crm/q", b"x").unwrap();
+    let log = fake.bucket().log.join("\n");
+    for line in [
+        r#"shape backups/here/packs/crm/aa/p [Some("aws:kms"), Some("key-1"), Some("STANDARD_IA")]"#,
+        r#"shape backups/here/sheets/crm/p [Some("aws:kms"), Some("key-1"), None]"#,
+        r#"shape backups/here/sheets/crm/q [Some("AES256"), None, None]"#,
+    ] {
+        assert!(log.contains(line), "{log}");
+    }
+}
+
+#[test]
 fn bandwidth_is_limited() {
     let fake = Fake::start();
     let store = S3Store::open(Options { bandwidth: Some(1 << 20), ..fake.options() }, &Env::system()).unwrap();
