@@ -15,5 +15,5 @@ pub mod value;
 pub use model::{
     Action, Collection, DataMap, Dialect, EntryPattern, Feed, Field, Label, Normalize, OnErase, Probe, Retain, Shared, Unmapped,
 };
-pub use token::{Token, TokenKey, TokenSet, Tokens};
+pub use token::{Fingerprint, Token, TokenKey, TokenSet, Tokens, fingerprint};
 pub use value::Value;

@@ -11,10 +11,16 @@ use std::collections::HashSet;
 pub struct Token(pub [u8; 16]);
 
 impl Token {
-    /// The part that identity blocks keep.
-    pub fn short(&self) -> u64 {
+    /// The first eight bytes.
+    pub fn long(&self) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
         u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    /// The first four bytes: what identity blocks keep.
+    pub fn short(&self) -> u32 {
+        let [a, b, c, d, ..] = self.0;
+        u32::from_be_bytes([a, b, c, d])
     }
 }
 
@@ -99,25 +105,72 @@ pub trait Tokens: Send + Sync {
     /// Whether this token is wanted.
     fn contains(&self, token: &Token) -> bool;
     /// Whether a token that begins so is wanted.
-    fn contains_short(&self, short: u64) -> bool;
+    fn contains_short(&self, short: u32) -> bool;
+    /// Whether a token that begins like any of these is wanted.
+    fn any_short(&self, shorts: &[u32]) -> bool {
+        shorts.iter().any(|s| self.contains_short(*s))
+    }
+    /// The same for the same set of tokens, and for no other: what was found out for a set needs not be found out again.
+    fn fingerprint(&self) -> Fingerprint;
     /// Plaintext of the wanted values, normalised, where it is known and every one is (not in the restore gate): lets a database use its indexes.
     fn plaintext(&self) -> Option<Vec<Vec<String>>>;
     /// Whether nothing is wanted.
     fn is_empty(&self) -> bool;
 }
 
+/// Tells sets of tokens apart: their number and the sum (exclusive or) of their bytes. Tokens are keyed hashes, so nobody can choose sets
+/// that have the same.
+pub type Fingerprint = (usize, [u8; 16]);
+
+/// The fingerprint of a set.
+pub fn fingerprint<'t>(tokens: impl Iterator<Item = &'t Token>) -> Fingerprint {
+    tokens.fold((0, [0; 16]), |(n, mut sum), token| {
+        sum.iter_mut().zip(token.0).for_each(|(s, t)| *s ^= t);
+        (n + 1, sum)
+    })
+}
+
+/// A bit for each value of a short token's first [`Sieve::BITS`] bits: most tokens that are not wanted fall through it.
+struct Sieve(Box<[u64]>);
+
+impl Sieve {
+    const BITS: u32 = 16;
+
+    fn new() -> Sieve {
+        Sieve(vec![0; 1 << (Sieve::BITS - 6)].into_boxed_slice())
+    }
+
+    fn place(short: u32) -> (usize, u64) {
+        let n = short >> (32 - Sieve::BITS);
+        ((n >> 6) as usize, 1 << (n & 63))
+    }
+
+    fn insert(&mut self, short: u32) {
+        let (word, bit) = Sieve::place(short);
+        if let Some(word) = self.0.get_mut(word) {
+            *word |= bit;
+        }
+    }
+
+    fn lets_through(&self, short: u32) -> bool {
+        let (word, bit) = Sieve::place(short);
+        self.0.get(word).is_some_and(|w| w & bit != 0)
+    }
+}
+
 /// The plain implementation of [`Tokens`].
 pub struct TokenSet<'k> {
     key: &'k TokenKey,
     full: HashSet<Token>,
-    short: HashSet<u64>,
+    short: HashSet<u32>,
+    sieve: Sieve,
     plaintext: Option<Vec<Vec<String>>>,
 }
 
 impl<'k> TokenSet<'k> {
     /// An empty set.
     pub fn new(key: &'k TokenKey) -> TokenSet<'k> {
-        TokenSet { key, full: HashSet::new(), short: HashSet::new(), plaintext: Some(Vec::new()) }
+        TokenSet { key, full: HashSet::new(), short: HashSet::new(), sieve: Sieve::new(), plaintext: Some(Vec::new()) }
     }
 
     /// Adds normalised values (one component, or several for composites); `false` when they were there already.
@@ -126,6 +179,7 @@ impl<'k> TokenSet<'k> {
         let new = self.full.insert(token);
         if new {
             self.short.insert(token.short());
+            self.sieve.insert(token.short());
             if let Some(known) = &mut self.plaintext {
                 known.push(values);
             }
@@ -138,6 +192,7 @@ impl<'k> TokenSet<'k> {
         let new = self.full.insert(token);
         if new {
             self.short.insert(token.short());
+            self.sieve.insert(token.short());
             self.plaintext = None;
         }
         new
@@ -151,8 +206,14 @@ impl Tokens for TokenSet<'_> {
     fn contains(&self, token: &Token) -> bool {
         self.full.contains(token)
     }
-    fn contains_short(&self, short: u64) -> bool {
-        self.short.contains(&short)
+    fn contains_short(&self, short: u32) -> bool {
+        self.sieve.lets_through(short) && self.short.contains(&short)
+    }
+    fn any_short(&self, shorts: &[u32]) -> bool {
+        shorts.iter().any(|s| self.sieve.lets_through(*s) && self.short.contains(s))
+    }
+    fn fingerprint(&self) -> Fingerprint {
+        fingerprint(self.full.iter())
     }
     fn plaintext(&self) -> Option<Vec<Vec<String>>> {
         self.plaintext.clone()

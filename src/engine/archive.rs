@@ -1,19 +1,16 @@
 //! An archive opened for reading: its entries in order, and the bytes of each, chunk by chunk.
 
+use super::blocks::MarksCache;
 use crate::datamap::Tokens;
 use crate::format::{EntryContent, Marks};
-use crate::repository::entry::{ChunkId, ChunkRef, Entry, Role};
-use crate::repository::{ChunkReader, Head, entries, tree_refs};
+use crate::repository::entry::{ChunkRef, Entry, Role};
+use crate::repository::{ChunkReader, Head, ListChunk, entries, list_chunks, shared_entries, tree_refs};
 use crate::{Error, Result};
-use std::collections::HashMap;
 use std::io::{self, Read};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// How far ahead of a sequential reader chunks are fetched, in chunks.
 const AHEAD: usize = 32;
-/// The same for identity blocks, which are small.
-const AHEAD_BLOCKS: usize = 512;
 
 /// An archive and the means to read it.
 #[derive(Clone)]
@@ -28,6 +25,16 @@ impl OpenArchive {
     /// Entries in archive order.
     pub fn entries(&self) -> impl Iterator<Item = Result<Entry>> + '_ {
         entries(&self.reader, &self.head.entries)
+    }
+
+    /// The same, shared with whoever goes over them again.
+    pub fn shared_entries(&self) -> impl Iterator<Item = Result<Arc<Entry>>> + '_ {
+        shared_entries(&self.reader, &self.head.entries)
+    }
+
+    /// The chunks of the list of entries.
+    pub fn list_chunks(&self) -> impl Iterator<Item = Result<ListChunk>> + '_ {
+        list_chunks(&self.reader, &self.head.entries)
     }
 
     /// The references to an entry's chunks.
@@ -47,53 +54,12 @@ impl OpenArchive {
             scrubbed: entry.mapped.as_ref().is_some_and(|m| m.scrubbed),
             reader: self.reader.clone(),
             marks: marks.clone(),
-            fetched: AtomicUsize::new(0),
         })
     }
 
     /// An entry's stored bytes, in order (of a sparse entry: its segments back to back).
     pub fn read(&self, entry: &Entry) -> Result<PieceReader> {
         Ok(PieceReader::new(self.reader.clone(), self.refs(entry)?.into_iter().map(PieceSource::Stored).collect()))
-    }
-}
-
-/// A block's tokens by probe, without the records they belong to: enough to know that a piece holds nobody who is wanted.
-type BlockTokens = Arc<Vec<(u16, Vec<u64>)>>;
-
-/// What was read of identity blocks, shared by the archives of a run: thirty nights share most of theirs. Bounded in bytes.
-pub struct MarksCache {
-    inner: Mutex<HashMap<ChunkId, BlockTokens>>,
-    bytes: AtomicUsize,
-    limit: usize,
-}
-
-impl MarksCache {
-    /// A cache of at most `limit` bytes. Beyond it blocks are read again each time.
-    pub fn new(limit: usize) -> Arc<MarksCache> {
-        Arc::new(MarksCache { inner: Mutex::default(), bytes: AtomicUsize::new(0), limit })
-    }
-
-    fn tokens(&self, id: &ChunkId, load: impl FnOnce() -> Result<Marks>) -> Result<BlockTokens> {
-        let lock = || self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(hit) = lock().get(id) {
-            return Ok(hit.clone());
-        }
-        let marks = load()?;
-        let mut tokens: Vec<(u16, Vec<u64>)> = Vec::new();
-        for row in &marks.rows {
-            match tokens.last_mut() {
-                Some((probe, list)) if *probe == row.probe => list.push(row.token),
-                _ => tokens.push((row.probe, vec![row.token])),
-            }
-        }
-        tokens.iter_mut().for_each(|(_, list)| list.shrink_to_fit());
-        let tokens = Arc::new(tokens);
-        let cost = marks.rows.len() * 8 + 160;
-        if self.bytes.load(Ordering::Relaxed) + cost <= self.limit {
-            self.bytes.fetch_add(cost, Ordering::Relaxed);
-            lock().insert(*id, tokens.clone());
-        }
-        Ok(tokens)
     }
 }
 
@@ -105,8 +71,6 @@ pub struct StoredContent {
     scrubbed: bool,
     reader: Arc<ChunkReader>,
     marks: Arc<MarksCache>,
-    /// Pieces up to here had their blocks fetched.
-    fetched: AtomicUsize,
 }
 
 impl StoredContent {
@@ -137,22 +101,8 @@ impl EntryContent for StoredContent {
         let Some(id) = self.at(index)?.marks else { return Ok(None) };
         Ok(Some(Arc::new(Marks::decode(&self.reader.read(&id, Role::Marks)?)?)))
     }
-    fn may_hold(&self, index: usize, probe: u16, wanted: &dyn Tokens) -> Result<bool> {
-        let Some(id) = self.at(index)?.marks else { return Ok(true) };
-        if index >= self.fetched.load(Ordering::Relaxed) {
-            // Blocks lie together in packs of their own: many come with one read.
-            let ahead: Vec<_> = self.refs[index..].iter().take(AHEAD_BLOCKS).filter_map(|r| Some((r.marks?, Role::Marks))).collect();
-            let unknown: Vec<_> = {
-                let known = self.marks.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                ahead.into_iter().filter(|(id, _)| !known.contains_key(id)).collect()
-            };
-            if unknown.len() > 1 {
-                self.reader.prefetch(&unknown);
-            }
-            self.fetched.store(index + AHEAD_BLOCKS, Ordering::Relaxed);
-        }
-        let tokens = self.marks.tokens(&id, || Marks::decode(&self.reader.read(&id, Role::Marks)?))?;
-        Ok(tokens.iter().filter(|(p, _)| *p == probe).any(|(_, list)| list.iter().any(|t| wanted.contains_short(*t))))
+    fn candidates(&self, probe: u16, wanted: &dyn Tokens) -> Result<Vec<usize>> {
+        self.marks.candidates(&self.reader, &mut self.refs.iter().map(|r| r.marks), probe, wanted)
     }
     fn covers(&self) -> &[String] {
         &self.covers

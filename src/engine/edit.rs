@@ -7,6 +7,7 @@ use super::event::Counts;
 use super::matching::{Bound, Matches};
 use crate::datamap::DataMap;
 use crate::format::{Disposition, Found, NewPiece};
+use crate::repository::ListChunk;
 use crate::repository::entry::{ChunkRef, Entry, EntryKind, Mapped};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -122,38 +123,68 @@ pub fn edited_pieces<'a>(refs: &[ChunkRef], edit: &'a EntryEdit) -> Result<Vec<E
     Ok(out)
 }
 
-/// Goes over the entries of an archive as the edit leaves them. `visit` gets the entry (its kind and link already mended where the
-/// entry that carried a hard-linked file's bytes went) and, for edited ones, the edit.
+/// A piece of the walk over an archive as an edit leaves it.
+pub enum Walked<'e> {
+    /// A list chunk none of whose entries is touched, and whether it is the last.
+    Same(ListChunk, bool),
+    /// An entry (its kind and link already mended where the entry that carried a hard-linked file's bytes went) and, for edited ones, the edit.
+    Entry(Arc<Entry>, Option<&'e EntryEdit>),
+}
+
+/// Goes over the entries of an archive as the edit leaves them, one by one.
+pub fn edited_entries<'e>(
+    archive: &OpenArchive,
+    edit: &'e ArchiveEdit,
+    mut visit: impl FnMut(Arc<Entry>, Option<&'e EntryEdit>) -> Result<()>,
+) -> Result<()> {
+    edited_chunks(archive, edit, |walked| match walked {
+        Walked::Same(chunk, _) => chunk.entries.iter().try_for_each(|e| visit(e.clone(), None)),
+        Walked::Entry(entry, change) => visit(entry, change),
+    })
+}
+
+/// Goes over the entries of an archive as the edit leaves them, in whole list chunks where nothing changes.
 ///
 /// When the first name of a hard-linked file goes but others stay, the first of those becomes the file.
-pub fn edited_entries(
-    archive: &OpenArchive,
-    edit: &ArchiveEdit,
-    mut visit: impl FnMut(Entry, Option<&EntryEdit>) -> Result<()>,
-) -> Result<()> {
-    let mut orphans: HashMap<Vec<u8>, Entry> = HashMap::new();
+pub fn edited_chunks<'e>(archive: &OpenArchive, edit: &'e ArchiveEdit, mut visit: impl FnMut(Walked<'e>) -> Result<()>) -> Result<()> {
+    let mut orphans: HashMap<Vec<u8>, Arc<Entry>> = HashMap::new();
     let mut moved: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
-    for entry in archive.entries() {
-        let mut entry = entry?;
-        if edit.removed.contains(&entry.path) {
-            if entry.kind == EntryKind::File {
-                orphans.insert(entry.path.clone(), entry);
-            }
+    let touches = |entry: &Entry| {
+        edit.changed.contains_key(&entry.path)
+            || edit.removed.contains(&entry.path)
+            || (!edit.removed.is_empty() && entry.kind == EntryKind::Hardlink)
+    };
+    let mut chunks = archive.list_chunks().peekable();
+    while let Some(chunk) = chunks.next() {
+        let chunk = chunk?;
+        if !chunk.entries.iter().any(|e| touches(e)) {
+            let last = chunks.peek().is_none();
+            visit(Walked::Same(chunk, last))?;
             continue;
         }
-        let mut source = entry.path.clone();
-        if entry.kind == EntryKind::Hardlink
-            && let Some(target) = entry.link.clone()
-        {
-            if let Some(new) = moved.get(target.as_slice()) {
-                entry.link = Some(serde_bytes::ByteBuf::from(new.clone()));
-            } else if let Some(file) = orphans.remove(target.as_slice()) {
-                moved.insert(file.path.clone(), entry.path.clone());
-                source = file.path.clone();
-                entry = Entry { path: entry.path, edited: true, ..file };
+        for entry in chunk.entries.iter() {
+            if edit.removed.contains(&entry.path) {
+                if entry.kind == EntryKind::File {
+                    orphans.insert(entry.path.clone(), entry.clone());
+                }
+                continue;
             }
+            let mut entry = entry.clone();
+            let mut source = None;
+            if entry.kind == EntryKind::Hardlink
+                && let Some(target) = entry.link.clone()
+            {
+                if let Some(new) = moved.get(target.as_slice()) {
+                    entry = Arc::new(Entry { link: Some(serde_bytes::ByteBuf::from(new.clone())), ..Arc::unwrap_or_clone(entry) });
+                } else if let Some(file) = orphans.remove(target.as_slice()) {
+                    moved.insert(file.path.clone(), entry.path.clone());
+                    source = Some(file.path.clone());
+                    entry = Arc::new(Entry { path: entry.path.clone(), edited: true, ..Arc::unwrap_or_clone(file) });
+                }
+            }
+            let change = edit.changed.get(source.as_ref().unwrap_or(&entry.path));
+            visit(Walked::Entry(entry, change))?;
         }
-        visit(entry, edit.changed.get(&source))?;
     }
     Ok(())
 }

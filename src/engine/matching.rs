@@ -23,7 +23,7 @@ const MAX_RECORDS: usize = 2_000_000;
 /// A mapped entry with its editor.
 pub struct Bound<'k> {
     /// The entry.
-    pub entry: Entry,
+    pub entry: Arc<Entry>,
     /// Collections whose records it holds.
     pub collections: Vec<usize>,
     /// The editor, or why there is none.
@@ -91,7 +91,7 @@ pub fn bind<'k>(map: &DataMap, view: &'k View, archive: &OpenArchive, limits: Li
             .filter(|c| !is_path_collection(&map.collections[*c]) && map.collections[*c].entry.matches(path).is_some())
             .collect()
     };
-    for entry in archive.entries() {
+    for entry in archive.shared_entries() {
         env.stop.check("nothing was changed; run the same command again")?;
         let entry = entry?;
         let collections = named(&entry.path);
@@ -117,7 +117,7 @@ pub fn bind<'k>(map: &DataMap, view: &'k View, archive: &OpenArchive, limits: Li
         None => true,
     });
     if !links.is_empty() {
-        for entry in archive.entries() {
+        for entry in archive.shared_entries() {
             let entry = entry?;
             if let Some(extra) = links.get(&entry.path) {
                 let mut collections = named(&entry.path);
@@ -140,7 +140,7 @@ fn open<'k>(
     view: &'k View,
     archive: &OpenArchive,
     limits: Limits,
-    entry: Entry,
+    entry: Arc<Entry>,
     collections: Vec<usize>,
 ) -> Result<Bound<'k>> {
     let head = match &entry.mapped {
@@ -377,7 +377,7 @@ fn find_paths(map: &DataMap, archive: &OpenArchive, wanted: &Wanted<'_>) -> Resu
     // Folders above the current entry that would go if they become empty: (index into `out`).
     let mut open: Vec<usize> = Vec::new();
     let mut stay: Vec<usize> = Vec::new();
-    for entry in archive.entries() {
+    for entry in archive.shared_entries() {
         let entry = entry?;
         open.retain(|i| is_below(&out[*i].path, &entry.path));
         let mut goes = false;

@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod backup;
+pub mod blocks;
 pub mod certificate;
 pub mod decide;
 pub mod drill;

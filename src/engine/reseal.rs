@@ -1,11 +1,12 @@
 //! Sealing an edited archive as its next generation: only new pieces are stored, everything else is referred to again.
 
 use super::archive::OpenArchive;
-use super::edit::{ArchiveEdit, EditedPiece, edited_entries, edited_pieces};
+use super::edit::{ArchiveEdit, EditedPiece, Walked, edited_chunks, edited_pieces};
 use crate::env::Env;
-use crate::repository::entry::{ChunkRef, Role};
+use crate::repository::entry::{ChunkRef, Entry, Role};
 use crate::repository::{ChunkWriter, Dataset, EntryListWriter, Head, Listed, TreeWriter};
 use crate::{Error, Result};
+use std::sync::Arc;
 
 /// Writes the chunks of the next generation and returns its head. The head is not stored: that is the caller's next step, after
 /// [`ChunkWriter::finish`].
@@ -20,10 +21,24 @@ pub fn reseal(
 ) -> Result<Head> {
     let mut list = EntryListWriter::new(writer, dataset);
     let (mut count, mut bytes, mut stored) = (0u64, 0u64, 0u64);
-    edited_entries(archive, edit, |mut entry, change| {
+    let len = |entry: &Entry| entry.content.as_ref().map_or(0, |t| t.len());
+    edited_chunks(archive, edit, |walked| {
         env.stop.check("nothing was changed; run the same command again")?;
+        let (entry, change) = match walked {
+            Walked::Same(chunk, last) => {
+                count += chunk.entries.len() as u64;
+                bytes += chunk.entries.iter().map(|e| len(e)).sum::<u64>();
+                if !list.push_chunk(&chunk.reference, chunk.entries.len(), last)? {
+                    chunk.entries.iter().try_for_each(|e| list.push(e))?;
+                }
+                return Ok(());
+            }
+            Walked::Entry(entry, change) => (entry, change),
+        };
+        let mut entry = entry;
         if let Some(change) = change {
-            let refs = archive.refs(&entry)?;
+            let edited = Arc::make_mut(&mut entry);
+            let refs = archive.refs(edited)?;
             let mut tree = TreeWriter::new(writer);
             for piece in edited_pieces(&refs, change)? {
                 tree.push(match piece {
@@ -40,13 +55,13 @@ pub fn reseal(
                 })?;
             }
             let tree = tree.finish()?;
-            entry.size = tree.len();
-            entry.content = Some(tree);
-            entry.mapped = change.mapped.clone().or(entry.mapped);
-            entry.edited = true;
+            edited.size = tree.len();
+            edited.content = Some(tree);
+            edited.mapped = change.mapped.clone().or(edited.mapped.take());
+            edited.edited = true;
         }
         count += 1;
-        bytes += entry.content.as_ref().map_or(0, |t| t.len());
+        bytes += len(&entry);
         list.push(&entry)
     })?;
     let generation = archive.head.generation.checked_add(1).ok_or_else(|| Error::Refused("too many generations".into()))?;

@@ -127,7 +127,8 @@ pub fn selected(out: &Outgoing, selection: &Selection, mut visit: impl FnMut(Ent
     let mut skipped: HashMap<Vec<u8>, Entry> = HashMap::new();
     let mut stands: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
     let needs_links = !selection.is_everything();
-    edited_entries(&out.archive, &out.gated.edit, |mut entry, change| {
+    edited_entries(&out.archive, &out.gated.edit, |entry, change| {
+        let mut entry = Arc::unwrap_or_clone(entry);
         if !selection.takes(&entry) {
             if needs_links && entry.kind == EntryKind::File {
                 // Only remembered while a link may ask for it; the tree's top is small.

@@ -1,6 +1,7 @@
 //! What every verb works with: the configuration, the opened repository, the ledger, and whoever acts.
 
-use super::archive::{MarksCache, OpenArchive};
+use super::archive::OpenArchive;
+use super::blocks::MarksCache;
 use super::event::Event;
 use super::state::State;
 use crate::catalog::Catalog;
@@ -252,11 +253,16 @@ impl Session {
 
     /// A dataset's chunks as the store has them now.
     pub fn view(&self, name: &str) -> Result<View> {
+        self.view_with(name, MarksCache::new(self.config.memory as usize / 4))
+    }
+
+    /// The same, going on with what is known of identity blocks. Where chunks are, and their bytes, are read anew.
+    pub fn view_with(&self, name: &str, marks: Arc<MarksCache>) -> Result<View> {
         let dataset = self.dataset(name)?;
         let index = self.repo.index(&dataset)?;
         let memory = self.config.memory as usize;
         let reader = Arc::new(ChunkReader::new(&self.repo, &dataset, index.clone(), memory / 8));
-        Ok(View { dataset, index, reader, marks: MarksCache::new(memory / 4) })
+        Ok(View { dataset, index, reader, marks })
     }
 
     /// A dataset's heads; warns about damaged ones and about superseded generations put back.

@@ -137,10 +137,10 @@ pub trait EntryContent: Send + Sync {
     fn piece(&self, index: usize) -> Result<Arc<Vec<u8>>>;
     /// The piece's identity block, if it has one.
     fn marks(&self, index: usize) -> Result<Option<Arc<Marks>>>;
-    /// Whether the piece's identity block may hold one of the wanted tokens for this probe; `true` where that cannot be told more cheaply than
-    /// by [`EntryContent::marks`].
-    fn may_hold(&self, _index: usize, _probe: u16, _wanted: &dyn Tokens) -> Result<bool> {
-        Ok(true)
+    /// Pieces, in order, whose identity blocks may hold one of the wanted tokens for this probe: all of them where that cannot be told more
+    /// cheaply than by [`EntryContent::marks`].
+    fn candidates(&self, _probe: u16, _wanted: &dyn Tokens) -> Result<Vec<usize>> {
+        Ok((0..self.pieces()).collect())
     }
     /// What the blocks cover ([`crate::repository::entry::Mapped::covers`]).
     fn covers(&self) -> &[String];

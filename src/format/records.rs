@@ -89,7 +89,7 @@ pub fn marks_for(
     let scanned = format.scan(context, piece, &fields, &mut |record| {
         for ((probe, places, normalize), rows) in wanted.iter().zip(&mut rows) {
             tokens(key, record.values, places, normalize, &mut |token| {
-                rows.push(MarkRow { probe: *probe, record: i64::from(record.index), token: token.short() });
+                rows.push(MarkRow { probe: *probe, record: i64::from(record.index), token: token.long() });
             });
         }
         Ok(Decision::Keep)
@@ -257,8 +257,7 @@ impl<'k> RecordsEditor<'k> {
 
 /// Whether a block has a wanted token among the rows of a probe.
 fn any_wanted(marks: &Marks, probe: u16, wanted: &dyn Tokens) -> bool {
-    let from = marks.rows.partition_point(|row| row.probe < probe);
-    marks.rows.iter().skip(from).take_while(|row| row.probe == probe).any(|row| wanted.contains_short(row.token))
+    marks.of_probe(probe).any(|row| wanted.contains_short(row.short()))
 }
 
 impl RecordsEditor<'_> {
@@ -303,9 +302,13 @@ impl EntryEditor for RecordsEditor<'_> {
                 _ => Ok(matches),
             }
         };
-        for piece in 0..self.content.pieces() {
+        let candidates = match covered {
+            Some(probe) => self.content.candidates(probe, wanted)?,
+            None => (0..self.content.pieces()).collect(),
+        };
+        for piece in candidates {
             if let Some(probe) = covered
-                && (!self.content.may_hold(piece, probe, wanted)? || !any_wanted(self.marks(piece)?.as_ref(), probe, wanted))
+                && !any_wanted(self.marks(piece)?.as_ref(), probe, wanted)
             {
                 continue;
             }

@@ -14,8 +14,17 @@ pub fn encode(value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>> {
 
 /// Decodes exactly one value; anything after it is damage.
 pub fn decode<T: DeserializeOwned>(object: &str, bytes: &[u8]) -> Result<T> {
-    let mut rest = bytes;
+    let (value, used) = decode_first(object, bytes)?;
+    match bytes.len() - used {
+        0 => Ok(value),
+        more => Err(Error::damaged(object, format!("{more} bytes too many"))),
+    }
+}
+
+/// Decodes the first of several values that stand back to back, and says how many bytes it takes.
+pub fn decode_first<T: DeserializeOwned>(object: &str, bytes: &[u8]) -> Result<(T, usize)> {
+    let mut decoder = minicbor_serde::Deserializer::new(bytes);
     // The decoder's own message could quote what it read.
-    let value = ciborium::from_reader(&mut rest).map_err(|_| Error::damaged(object, "its fields are not as expected"))?;
-    if rest.is_empty() { Ok(value) } else { Err(Error::damaged(object, format!("{} bytes too many", rest.len()))) }
+    let value = T::deserialize(&mut decoder).map_err(|_| Error::damaged(object, "its fields are not as expected"))?;
+    Ok((value, decoder.decoder().position().min(bytes.len())))
 }

@@ -30,9 +30,7 @@ impl Serialize for ChunkId {
 
 impl<'de> Deserialize<'de> for ChunkId {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<ChunkId, D::Error> {
-        let bytes = serde_bytes::ByteBuf::deserialize(d)?;
-        let array = bytes.as_slice().try_into().map_err(|_| serde::de::Error::custom("a chunk id has 32 bytes"))?;
-        Ok(ChunkId(array))
+        Ok(ChunkId(serde_bytes::ByteArray::deserialize(d)?.into_array()))
     }
 }
 

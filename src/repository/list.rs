@@ -48,6 +48,18 @@ impl<'a> EntryListWriter<'a> {
         if self.buffer.len() >= MAX || (self.buffer.len() >= MIN && chosen) { self.close() } else { Ok(()) }
     }
 
+    /// Appends a whole chunk of another list of this dataset, `count` entries long, if it would be cut just so here: that is so wherever it
+    /// begins a chunk. `last` says whether the chunk ended its list: such a chunk was cut by the end and must be the end here too.
+    /// `false` when its entries have to be pushed one by one.
+    pub fn push_chunk(&mut self, reference: &ChunkRef, count: usize, last: bool) -> Result<bool> {
+        if !self.buffer.is_empty() || last {
+            return Ok(false);
+        }
+        self.count += count as u64;
+        self.tree.push(reference.clone())?;
+        Ok(true)
+    }
+
     fn close(&mut self) -> Result<()> {
         let bytes = std::mem::take(&mut self.buffer);
         if bytes.is_empty() {
@@ -69,60 +81,107 @@ impl<'a> EntryListWriter<'a> {
     }
 }
 
-/// Goes over the entries of a list in order. Ends after the first error.
-pub fn entries<'r>(reader: &'r ChunkReader, tree: &Tree) -> impl Iterator<Item = Result<Entry>> + use<'r> {
-    Entries { reader, refs: Box::new(tree_iter(reader, tree)), ahead: Vec::new().into_iter(), chunk: Arc::default(), at: 0, done: false }
+/// A list chunk and the entries in it.
+#[derive(Clone)]
+pub struct ListChunk {
+    /// Names it.
+    pub reference: ChunkRef,
+    /// What it holds, in order.
+    pub entries: Arc<[Arc<Entry>]>,
 }
 
-struct Entries<'r> {
-    reader: &'r ChunkReader,
-    refs: Box<dyn Iterator<Item = Result<ChunkRef>> + 'r>,
-    ahead: std::vec::IntoIter<ChunkRef>,
-    chunk: Arc<Vec<u8>>,
+/// Goes over the entries of a list in order. Ends after the first error.
+pub fn entries<'r>(reader: &'r ChunkReader, tree: &Tree) -> impl Iterator<Item = Result<Entry>> + use<'r> {
+    shared_entries(reader, tree).map(|e| e.map(Arc::unwrap_or_clone))
+}
+
+/// The same without a copy of what the reader has decoded already.
+pub fn shared_entries<'r>(reader: &'r ChunkReader, tree: &Tree) -> impl Iterator<Item = Result<Arc<Entry>>> + use<'r> {
+    Entries { chunks: list_chunks(reader, tree), entries: Arc::new([]), at: 0, done: false }
+}
+
+/// Goes over the chunks of a list in order. Ends after the first error.
+pub fn list_chunks<'r>(reader: &'r ChunkReader, tree: &Tree) -> impl Iterator<Item = Result<ListChunk>> + use<'r> {
+    Chunks { reader, refs: Box::new(tree_iter(reader, tree)), ahead: Vec::new().into_iter(), done: false }
+}
+
+struct Entries<I> {
+    chunks: I,
+    entries: Arc<[Arc<Entry>]>,
     at: usize,
     done: bool,
 }
 
-impl Entries<'_> {
-    fn next_chunk(&mut self) -> Result<bool> {
+impl<I: Iterator<Item = Result<ListChunk>>> Iterator for Entries<I> {
+    type Item = Result<Arc<Entry>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if self.done {
+                return None;
+            }
+            if let Some(entry) = self.entries.get(self.at) {
+                self.at += 1;
+                return Some(Ok(entry.clone()));
+            }
+            match self.chunks.next() {
+                Some(Ok(chunk)) => (self.entries, self.at) = (chunk.entries, 0),
+                Some(Err(e)) => {
+                    self.done = true;
+                    return Some(Err(e));
+                }
+                None => self.done = true,
+            }
+        }
+    }
+}
+
+struct Chunks<'r> {
+    reader: &'r ChunkReader,
+    refs: Box<dyn Iterator<Item = Result<ChunkRef>> + 'r>,
+    ahead: std::vec::IntoIter<ChunkRef>,
+    done: bool,
+}
+
+impl Chunks<'_> {
+    fn step(&mut self) -> Result<Option<ListChunk>> {
         if self.ahead.as_slice().is_empty() {
             let mut refs = Vec::with_capacity(AHEAD);
             for reference in self.refs.by_ref().take(AHEAD) {
                 refs.push(reference?);
             }
-            let wanted: Vec<_> = refs.iter().map(|r| (r.id, Role::Entries)).collect();
+            let wanted: Vec<_> = refs.iter().filter(|r| !self.reader.has_decoded(&r.id)).map(|r| (r.id, Role::Entries)).collect();
             if wanted.len() > 1 {
                 self.reader.prefetch(&wanted);
             }
             self.ahead = refs.into_iter();
         }
-        let Some(reference) = self.ahead.next() else { return Ok(false) };
-        self.chunk = self.reader.read(&reference.id, Role::Entries)?;
-        self.at = 0;
-        if self.chunk.len() as u64 != reference.len {
-            return Err(Error::damaged(format!("list chunk {:?}", reference.id), "its length is another than its reference says"));
-        }
-        Ok(true)
-    }
-
-    fn step(&mut self) -> Result<Option<Entry>> {
-        while self.at >= self.chunk.len() {
-            if !self.next_chunk()? {
-                return Ok(None);
+        let Some(reference) = self.ahead.next() else { return Ok(None) };
+        let entries = self.reader.decoded(&reference.id, |bytes| {
+            if bytes.len() as u64 != reference.len {
+                return Err(Error::damaged(format!("list chunk {:?}", reference.id), "its length is another than its reference says"));
             }
-        }
-        let mut rest = self.chunk.get(self.at..).unwrap_or_default();
-        let entry =
-            ciborium::from_reader(&mut rest).map_err(|_| Error::damaged("a list chunk", "an entry's fields are not as expected"))?;
-        self.at = self.chunk.len() - rest.len();
-        Ok(Some(entry))
+            decode(bytes)
+        })?;
+        Ok(Some(ListChunk { reference, entries }))
     }
 }
 
-impl Iterator for Entries<'_> {
-    type Item = Result<Entry>;
+fn decode(bytes: &[u8]) -> Result<Arc<[Arc<Entry>]>> {
+    let mut out = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let (entry, used) = cbor::decode_first("a list chunk", bytes.get(at..).unwrap_or_default())?;
+        at += used;
+        out.push(Arc::new(entry));
+    }
+    Ok(out.into())
+}
 
-    fn next(&mut self) -> Option<Result<Entry>> {
+impl Iterator for Chunks<'_> {
+    type Item = Result<ListChunk>;
+
+    fn next(&mut self) -> Option<Self::Item> {
         if self.done {
             return None;
         }

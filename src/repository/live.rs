@@ -1,12 +1,13 @@
 //! Which chunks archives need. Subtrees and list chunks that an earlier archive shares are skipped, so marking thirty nights
 //! costs little more than marking one.
 
+use super::cbor;
 use super::entry::{ChunkId, ChunkRef, Entry, Role, Tree};
 use super::head::Head;
 use super::read::ChunkReader;
 use super::sheet::{role_byte, role_from_byte};
 use super::tree::{children, too_deep};
-use crate::{Error, Result};
+use crate::Result;
 use std::collections::HashSet;
 
 /// A set of needed chunks. Errs on the side of keeping: once marking an archive has failed, everything counts as needed.
@@ -63,10 +64,11 @@ impl Live {
                 continue;
             }
             let bytes = reader.read(&reference.id, Role::Entries)?;
-            let mut rest = bytes.as_slice();
-            while !rest.is_empty() {
-                let entry: Entry = ciborium::from_reader(&mut rest)
-                    .map_err(|_| Error::damaged(format!("list chunk {:?}", reference.id), "an entry's fields are not as expected"))?;
+            let name = format!("list chunk {:?}", reference.id);
+            let mut at = 0;
+            while at < bytes.len() {
+                let (entry, used): (Entry, usize) = cbor::decode_first(&name, bytes.get(at..).unwrap_or_default())?;
+                at += used;
                 if let Some(content) = &entry.content {
                     too_deep(content)?;
                     self.walk(reader, content.depth, &content.refs, &mut |live, data| {

@@ -61,7 +61,7 @@ pub use id::{ArchiveId, PackId, RepoId, SlotId};
 pub use index::{ChunkIndex, PackInfo, Place};
 pub use lease::Lease;
 pub use ledger::{Ledger, LedgerEntry};
-pub use list::{EntryListWriter, entries};
+pub use list::{EntryListWriter, ListChunk, entries, list_chunks, shared_entries};
 pub use live::Live;
 pub use params::{Cut, FORMAT_VERSION, Params, Sizes};
 pub use read::ChunkReader;

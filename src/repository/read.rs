@@ -2,7 +2,7 @@
 //! reader hands out is what was backed up or nothing. A bounded cache serves the tops of trees and the pages of databases.
 
 use super::dataset::Dataset;
-use super::entry::{ChunkId, Role};
+use super::entry::{ChunkId, Entry, Role};
 use super::index::{ChunkIndex, Found};
 use super::sheet::{pack_key, role_byte};
 use super::{Repository, chunk};
@@ -60,13 +60,26 @@ pub struct ChunkReader {
     dataset: Arc<Dataset>,
     index: Arc<ChunkIndex>,
     cache: Mutex<Cache>,
+    decoded: Mutex<Decoded>,
 }
+
+/// List chunks in the form that they are used in. The archives of a run share most of them, and each is gone over several times.
+struct Decoded {
+    limit: usize,
+    used: usize,
+    clock: u64,
+    lists: HashMap<ChunkId, (Arc<[Arc<Entry>]>, usize, u64)>,
+}
+
+/// Bytes of memory that a byte of an encoded list takes when it is decoded, roughly.
+const SWELL: usize = 4;
 
 impl ChunkReader {
     /// A reader with a cache of at most `cache_bytes` of plaintext.
     pub fn new(repository: &Arc<Repository>, dataset: &Arc<Dataset>, index: Arc<ChunkIndex>, cache_bytes: usize) -> ChunkReader {
         let cache = Cache { limit: cache_bytes, used: 0, clock: 0, entries: HashMap::new(), order: BTreeMap::new() };
-        ChunkReader { repository: repository.clone(), dataset: dataset.clone(), index, cache: Mutex::new(cache) }
+        let decoded = Mutex::new(Decoded { limit: cache_bytes / 2, used: 0, clock: 0, lists: HashMap::new() });
+        ChunkReader { repository: repository.clone(), dataset: dataset.clone(), index, cache: Mutex::new(cache), decoded }
     }
 
     /// Its index.
@@ -82,6 +95,46 @@ impl ChunkReader {
     /// Its repository.
     pub fn repository(&self) -> &Arc<Repository> {
         &self.repository
+    }
+
+    fn lists(&self) -> MutexGuard<'_, Decoded> {
+        self.decoded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a list chunk needs not be read.
+    pub(super) fn has_decoded(&self, id: &ChunkId) -> bool {
+        self.lists().lists.contains_key(id)
+    }
+
+    /// A list chunk's entries.
+    pub(super) fn decoded(&self, id: &ChunkId, decode: impl FnOnce(&[u8]) -> Result<Arc<[Arc<Entry>]>>) -> Result<Arc<[Arc<Entry>]>> {
+        {
+            let mut lists = self.lists();
+            lists.clock += 1;
+            let now = lists.clock;
+            if let Some((entries, _, used_at)) = lists.lists.get_mut(id) {
+                *used_at = now;
+                return Ok(entries.clone());
+            }
+        }
+        let bytes = self.read(id, Role::Entries)?;
+        let entries = decode(&bytes)?;
+        let cost = bytes.len() * SWELL;
+        let mut lists = self.lists();
+        while lists.used + cost > lists.limit
+            && let Some(oldest) = lists.lists.iter().min_by_key(|(_, (_, _, used_at))| *used_at).map(|(id, _)| *id)
+        {
+            if let Some((_, cost, _)) = lists.lists.remove(&oldest) {
+                lists.used -= cost;
+            }
+        }
+        if lists.used + cost <= lists.limit {
+            let now = lists.clock;
+            if lists.lists.insert(*id, (entries.clone(), cost, now)).is_none() {
+                lists.used += cost;
+            }
+        }
+        Ok(entries)
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache> {

@@ -11,7 +11,7 @@ use crate::format::cutter::{CutSizes, Gear, MAX_RECORD, RawCutter, RecordPieces}
 use crate::format::registry::{self, Serves};
 use crate::format::{RecordFormat, sqlite};
 use crate::repository::TreeWriter;
-use crate::repository::entry::{Entry, EntryKind, Mapped, Time};
+use crate::repository::entry::{Entry, EntryKind, Mapped, Time, Tree};
 use crate::source::PathGlobs;
 use crate::source::command::{CommandLine, CommandStream, standard_input};
 use crate::source::file::{SourceFile, is_sqlite};
@@ -387,17 +387,29 @@ impl<'a> Run<'a> {
                 (collections, parent.known(before.as_ref())?)
             }
         };
-        let snapshot = sqlite::snapshot::Snapshot::open(path)?;
-        let cut = sqlite::marks::Cut::plan(&snapshot, &self.config.map, &collections, self.pipeline.token_key())?;
-        // Blocks depend on which pages belong to which table: they are taken over only while that is the same.
-        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known.covering(cut.covers()));
         let session = self.session;
-        let report = cut.stream(&mut |run, marks| {
-            session.env.stop.check("no archive was made; run the same command again")?;
-            session.env.monitor.advance(run.len() as u64);
-            assembly.piece(run.to_vec(), &[], || Ok(MarkJob::Ready(marks()?)))
-        })?;
-        let (tree, read) = assembly.finish()?;
+        let known = std::cell::Cell::new(known);
+        let read_database = |in_place: bool| -> Result<Option<(Tree, u64, sqlite::marks::CutReport)>> {
+            let options = sqlite::snapshot::Options { in_place, ..sqlite::snapshot::Options::default() };
+            let snapshot = sqlite::snapshot::Snapshot::open_with(path, &options)?;
+            let read = self.sealed_database(&snapshot, &collections, known.take());
+            match read {
+                Err(e @ (Error::Interrupted(_) | Error::Store(_))) => Err(e),
+                read if snapshot.is_unchanged()? => read.map(Some),
+                _ => Ok(None),
+            }
+        };
+        let (tree, read, report) = match read_database(true)? {
+            Some(done) => done,
+            None => {
+                let what = "somebody wrote to it while it was read; reading it again from a copy";
+                session.env.monitor.detail(&format!("{}: {what}", entry.display_path()));
+                match read_database(false)? {
+                    Some(done) => done,
+                    None => return Err(Error::Source { what: entry.display_path(), detail: "a copy of it changed".into() }),
+                }
+            }
+        };
         self.totals.read_bytes += read;
         for warning in report.warnings {
             self.problem(Problem { path: entry.path.clone(), severity: Severity::Warning, message: warning });
@@ -407,6 +419,25 @@ impl<'a> Run<'a> {
         entry.content = Some(tree);
         entry.mapped = Some(Mapped { format: "sqlite".into(), covers: report.covers, scrubbed: report.scrubbed });
         Ok(entry)
+    }
+
+    /// Cuts and stores what a snapshot holds.
+    fn sealed_database(
+        &self,
+        snapshot: &sqlite::snapshot::Snapshot,
+        collections: &[usize],
+        known: Known,
+    ) -> Result<(Tree, u64, sqlite::marks::CutReport)> {
+        let cut = sqlite::marks::Cut::plan(snapshot, &self.config.map, collections, self.pipeline.token_key())?;
+        // Blocks depend on which pages belong to which table: they are taken over only while that is the same.
+        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known.covering(cut.covers()));
+        let report = cut.stream(&mut |run, marks| {
+            self.session.env.stop.check("no archive was made; run the same command again")?;
+            self.session.env.monitor.advance(run.len() as u64);
+            assembly.piece(run.to_vec(), &[], || Ok(MarkJob::Ready(marks()?)))
+        })?;
+        let (tree, read) = assembly.finish()?;
+        Ok((tree, read, report))
     }
 
     fn stream(&mut self, name: &str, from: File) -> Result<Entry> {

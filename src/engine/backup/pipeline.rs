@@ -81,29 +81,29 @@ impl Ticket {
 /// Tokens of people who were erased from this dataset: meeting one means that the live source still has the person.
 #[derive(Default)]
 pub struct Erased {
-    short: HashMap<u64, Vec<usize>>,
+    long: HashMap<u64, Vec<usize>>,
 }
 
 impl Erased {
     /// Of these people.
     pub fn new<'a>(people: impl Iterator<Item = &'a [IdentityTokens]>) -> Erased {
-        let mut short: HashMap<u64, Vec<usize>> = HashMap::new();
+        let mut long: HashMap<u64, Vec<usize>> = HashMap::new();
         for (i, identities) in people.enumerate() {
             for t in identities.iter().flat_map(|i| &i.tokens) {
-                let who = short.entry(t.token.short()).or_default();
+                let who = long.entry(t.token.long()).or_default();
                 if !who.contains(&i) {
                     who.push(i);
                 }
             }
         }
-        Erased { short }
+        Erased { long }
     }
 
     fn met(&self, marks: &Marks) -> HashSet<usize> {
-        if self.short.is_empty() {
+        if self.long.is_empty() {
             return HashSet::new();
         }
-        marks.rows.iter().filter_map(|r| self.short.get(&r.token)).flatten().copied().collect()
+        marks.rows.iter().filter_map(|r| self.long.get(&r.token)).flatten().copied().collect()
     }
 }
 

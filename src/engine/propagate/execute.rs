@@ -7,6 +7,7 @@ use super::proof;
 use super::{Options, People, Plan, Report, Scope, request_people};
 use crate::config;
 use crate::engine::archive::OpenArchive;
+use crate::engine::blocks::MarksCache;
 use crate::engine::edit::{ArchiveEdit, Tally, apply, tally};
 use crate::engine::event::{ArchiveOutcome, Event, Verdict};
 use crate::engine::reseal::reseal;
@@ -18,6 +19,7 @@ use crate::repository::{
 };
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// An archive on its way through a run.
 struct Work {
@@ -156,8 +158,9 @@ fn run_dataset(
     }
     // Packs and their sheets are durable before any head names them.
     writer.finish()?;
-    // What was cached for searching is not needed for verifying, which reads everything anew.
+    // Verifying reads chunks anew. What is known of identity blocks still holds: a block that is the same has the same name.
     drop(writer);
+    let marks = view.marks.clone();
     drop(view);
     lease.check()?;
     for work in &works {
@@ -166,7 +169,7 @@ fn run_dataset(
             session.repo.put_head(head)?;
         }
     }
-    verify_and_replace(session, config, &people, requests, scope, lease, works, report)
+    verify_and_replace(session, config, &people, requests, scope, lease, marks, works, report)
 }
 
 /// An interrupted run may have left a new generation that nobody verified beside the old one. It is made again from the old one.
@@ -290,11 +293,12 @@ fn verify_and_replace(
     requests: &[&Request],
     scope: Scope,
     lease: &Lease,
+    marks: Arc<MarksCache>,
     mut works: Vec<Work>,
     report: &mut Report,
 ) -> Result<()> {
     // A fresh index and cache: only what the store really holds counts.
-    let view = session.view(&config.name)?;
+    let view = session.view_with(&config.name, marks)?;
     let stored = session.repo.heads(&config.name)?;
     let mut bytes: BTreeMap<Vec<usize>, ByteSearch> = BTreeMap::new();
     let mut remove: Vec<Listed> = Vec::new();

@@ -1,7 +1,7 @@
 //! The people of a run: their identities (sealed until every copy is processed), their random values, and the searchers of text.
 
 use crate::datamap::strategy::Strategies;
-use crate::datamap::{DataMap, Normalize, Token, TokenKey, Tokens};
+use crate::datamap::{DataMap, Fingerprint, Normalize, Token, TokenKey, Tokens, fingerprint};
 use crate::engine::event::IdentityTokens;
 use crate::engine::identity::{SealedIdentities, Subject};
 use crate::engine::session::Session;
@@ -139,8 +139,11 @@ impl Tokens for OwnedTokens {
     fn contains(&self, token: &Token) -> bool {
         self.full.contains(token)
     }
-    fn contains_short(&self, short: u64) -> bool {
+    fn contains_short(&self, short: u32) -> bool {
         self.full.iter().any(|t| t.short() == short)
+    }
+    fn fingerprint(&self) -> Fingerprint {
+        fingerprint(self.full.iter())
     }
     fn plaintext(&self) -> Option<Vec<Vec<String>>> {
         None

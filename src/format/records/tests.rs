@@ -99,7 +99,7 @@ fn new_blocks_are_those_of_a_new_backup() {
         let marks = piece.marks.as_ref().unwrap();
         assert_eq!(*marks, marks_for(&CSV, &marks.context, &piece.bytes, &probes, &key).unwrap().0);
     }
-    let tokens: Vec<u64> = new.iter().flat_map(|p| p.marks.as_ref().unwrap().rows.iter().map(|r| r.token)).collect();
+    let tokens: Vec<u32> = new.iter().flat_map(|p| p.marks.as_ref().unwrap().rows.iter().map(|r| r.short())).collect();
     let short = |v: &str| key.of_normalized(&[v]).short();
     assert!(!tokens.contains(&short("user7@x.org")) && !tokens.contains(&short("user9@x.org")));
     assert!(tokens.contains(&short("gone@erased.invalid")));

@@ -127,15 +127,9 @@ impl<'k> SqliteEditor<'k> {
         let key = probe.key(&collection.table);
         let Some(index) = self.content.covers().iter().position(|c| *c == key).and_then(|i| u16::try_from(i).ok()) else { return Ok(None) };
         let mut rows = BTreeSet::new();
-        for piece in 0..self.content.pieces() {
-            if !self.content.may_hold(piece, index, wanted)? {
-                continue;
-            }
+        for piece in self.content.candidates(index, wanted)? {
             let Some(marks) = self.content.marks(piece)? else { return Ok(None) };
-            // Rows are sorted by probe.
-            let from = marks.rows.partition_point(|r| r.probe < index);
-            let of_probe = marks.rows.iter().skip(from).take_while(|r| r.probe == index);
-            rows.extend(of_probe.filter(|r| wanted.contains_short(r.token)).map(|r| r.record));
+            rows.extend(marks.of_probe(index).filter(|r| wanted.contains_short(r.short())).map(|r| r.record));
         }
         Ok(Some(rows))
     }

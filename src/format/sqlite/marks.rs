@@ -246,7 +246,7 @@ impl TableRows {
             }
         };
         for probe in &self.probes {
-            let row = |token: Token| MarkRow { probe: probe.index, record: rowid, token: token.short() };
+            let row = |token: Token| MarkRow { probe: probe.index, record: rowid, token: token.long() };
             if let ([only], [norm]) = (probe.fields.as_slice(), probe.norms.as_slice()) {
                 out.extend(key.of_value(&value(only), *norm).map(row));
                 continue;

@@ -1,8 +1,12 @@
 //! A consistent view of a live database, its write-ahead log folded in, for as long as a backup takes. The source is not changed.
 //!
 //! In write-ahead-log mode a read transaction is all it takes: readers do not block writers there, so pages are read where they are,
-//! through SQLite, while the transaction is open. With a rollback journal a reader does block writers; there the online backup copies
-//! pages in short steps into a [`Spool`](super::spool::Spool), beginning again when somebody wrote, and the snapshot is read from it.
+//! through SQLite, while the transaction is open. With a rollback journal a reader does block writers; there are two ways:
+//!
+//! - *in place* ([`Options::in_place`]): the file is read without a lock, and whoever used what was read asks afterwards, with
+//!   [`Snapshot::is_unchanged`], whether anybody wrote meanwhile. Nearly always nobody did, at night, and a copy is spared.
+//! - *a copy*: the online backup copies pages in short steps into a [`Spool`](super::spool::Spool), beginning again when somebody wrote,
+//!   and the snapshot is read from it.
 //!
 //! Nobody else in this process may open and close the same file while a snapshot of it is alive: POSIX drops *all* of a process's locks
 //! on a file when *any* of its descriptors is closed.
@@ -32,13 +36,16 @@ const RESTARTS: u32 = 5;
 const PATIENCE: u32 = 1200;
 const PAUSE: Duration = Duration::from_millis(25);
 
+/// Longer than a tick of any file system's clock that counts less than seconds.
+const TICK: Duration = Duration::from_millis(25);
+
 /// See the module.
 pub struct Snapshot {
     path: PathBuf,
     len: u64,
     // Dropped in this order: the connection, whose locks closing the file would drop, then the file.
     source: Source,
-    _file: Option<File>,
+    file: Option<File>,
 }
 
 enum Source {
@@ -46,8 +53,29 @@ enum Source {
     Empty,
     /// A read transaction.
     Live(Mutex<Live>),
+    /// The file itself, and what it was like at the start.
+    InPlace(Mutex<Watched>),
     /// A copy.
     Spooled(Spool),
+}
+
+/// A database with a rollback journal that is read without a lock.
+struct Watched {
+    connection: Connection,
+    before: State,
+}
+
+/// What tells that nobody wrote: every commit counts up in the header, and whatever is written to the file (pages that a rollback takes
+/// back, too) changes its times.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct State {
+    /// Device, inode, length, and times of change in nanoseconds.
+    file: (u64, u64, u64, i128, i128),
+    /// The same of what the path leads to.
+    path: (u64, u64),
+    header: [u8; HEADER],
+    pages: i64,
+    data_version: i64,
 }
 
 struct Live {
@@ -75,11 +103,13 @@ pub struct Options<'a> {
     pub random: &'a dyn Random,
     /// Copy also where a read transaction would do.
     pub always_copy: bool,
+    /// Read a database with a rollback journal where it is. What was read counts only if [`Snapshot::is_unchanged`] says so afterwards.
+    pub in_place: bool,
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Options { folder: std::env::temp_dir(), random: &SystemRandom, always_copy: false }
+        Options { folder: std::env::temp_dir(), random: &SystemRandom, always_copy: false, in_place: false }
     }
 }
 
@@ -98,7 +128,7 @@ impl Snapshot {
         let size = file.metadata().map_err(Error::io("read", path))?.len();
         let log = sibling(path, "-wal");
         if size == 0 && std::fs::metadata(&log).map_or(0, |m| m.len()) == 0 {
-            return Ok(Snapshot { path: path.to_path_buf(), len: 0, source: Source::Empty, _file: Some(file) });
+            return Ok(Snapshot { path: path.to_path_buf(), len: 0, source: Source::Empty, file: Some(file) });
         }
         let mut head = [0; HEADER];
         let _ = file.read_exact_at(&mut head, 0);
@@ -110,20 +140,78 @@ impl Snapshot {
         if wal && !options.always_copy {
             match live(path, &log) {
                 Ok(Some((live, len))) => {
-                    return Ok(Snapshot { path: path.to_path_buf(), len, source: Source::Live(Mutex::new(live)), _file: Some(file) });
+                    return Ok(Snapshot { path: path.to_path_buf(), len, source: Source::Live(Mutex::new(live)), file: Some(file) });
                 }
                 Ok(None) => {} // this SQLite has no table of pages
                 Err(error) => return Err(explain(path, error)),
             }
         }
+        if !wal
+            && options.in_place
+            && !options.always_copy
+            && let Some((watched, len)) = watch(path, &file).map_err(|e| explain(path, e))?
+        {
+            return Ok(Snapshot { path: path.to_path_buf(), len, source: Source::InPlace(Mutex::new(watched)), file: Some(file) });
+        }
         let spool = copy(path, &file, size, wal, options)?;
-        Ok(Snapshot { path: path.to_path_buf(), len: spool.len(), source: Source::Spooled(spool), _file: Some(file) })
+        Ok(Snapshot { path: path.to_path_buf(), len: spool.len(), source: Source::Spooled(spool), file: Some(file) })
     }
 
     /// Whether pages are read from the source while the snapshot is alive (otherwise from a copy).
     pub fn is_live(&self) -> bool {
         matches!(self.source, Source::Live(_))
     }
+
+    /// Whether what was read so far is one state of the database. Only where it is read in place can that be otherwise: then somebody wrote
+    /// meanwhile, what was read is worth nothing (also an error met in reading), and a snapshot has to be taken again, by a copy.
+    pub fn is_unchanged(&self) -> Result<bool> {
+        let (Source::InPlace(watched), Some(file)) = (&self.source, &self.file) else { return Ok(true) };
+        let watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = State::of(&watched.connection, &self.path, file).map_err(|e| explain(&self.path, e))?;
+        Ok(now.as_ref() == Some(&watched.before))
+    }
+}
+
+impl State {
+    /// Under a lock that keeps writers away for this moment. `None` where the file cannot be watched.
+    fn of(connection: &Connection, path: &Path, file: &File) -> rusqlite::Result<Option<State>> {
+        use std::os::unix::fs::MetadataExt;
+        connection.execute_batch("BEGIN; PRAGMA user_version;")?;
+        let read = (|| -> rusqlite::Result<Option<State>> {
+            let pages = connection.query_row("PRAGMA page_count", [], |r| r.get(0))?;
+            let data_version = connection.query_row("PRAGMA data_version", [], |r| r.get(0))?;
+            let (Ok(own), Ok(named)) = (file.metadata(), std::fs::metadata(path)) else { return Ok(None) };
+            let mut header = [0; HEADER];
+            if file.read_exact_at(&mut header, 0).is_err() {
+                return Ok(None);
+            }
+            let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+            // A file system that counts whole seconds cannot tell two writes apart.
+            if own.mtime_nsec() == 0 && own.ctime_nsec() == 0 {
+                return Ok(None);
+            }
+            let times = (nanoseconds(own.mtime(), own.mtime_nsec()), nanoseconds(own.ctime(), own.ctime_nsec()));
+            let file = (own.dev(), own.ino(), own.len(), times.0, times.1);
+            Ok(Some(State { file, path: (named.dev(), named.ino()), header, pages, data_version }))
+        })();
+        connection.execute_batch("COMMIT")?;
+        read
+    }
+}
+
+/// Begins to watch a database that is to be read in place; `None` where that cannot be done.
+fn watch(path: &Path, file: &File) -> rusqlite::Result<Option<(Watched, u64)>> {
+    let (connection, _) = connect(path, false)?;
+    let page: i64 = connection.query_row("PRAGMA page_size", [], |r| r.get(0))?;
+    let Some(before) = State::of(&connection, path, file)? else { return Ok(None) };
+    // Nothing may be read within the tick of the file system's clock that may have been the last write's: a second write in the same
+    // tick would leave no trace. Ticks are 1 to 10 ms long.
+    std::thread::sleep(TICK);
+    let len = before.pages.max(0) as u64 * page.max(512) as u64;
+    if before.file.2 < len || before.path != (before.file.0, before.file.1) {
+        return Ok(None);
+    }
+    Ok(Some((Watched { connection, before }, len)))
 }
 
 impl Image for Snapshot {
@@ -142,6 +230,10 @@ impl Image for Snapshot {
         match &self.source {
             Source::Empty => Ok(()),
             Source::Spooled(spool) => spool.read_at(offset, buf),
+            Source::InPlace(_) => match &self.file {
+                Some(file) => file.read_exact_at(buf, offset).map_err(Error::io("read", &self.path)),
+                None => Err(Error::format(Image::path(self), "is not open")),
+            },
             Source::Live(live) => {
                 let live = live.lock().unwrap_or_else(PoisonError::into_inner);
                 live.read_at(offset, buf).map_err(|e| explain(&self.path, e))

@@ -8,7 +8,7 @@ use super::marks;
 use super::rows::{KeyPart, RowShape};
 use super::schema::{Affinity, FkAction, ForeignKey, Schema, Table, TableKind, quote};
 use super::vfs::Database;
-use crate::datamap::{Normalize, Token, TokenKey, Value};
+use crate::datamap::{Normalize, TokenKey, TokenSet, Tokens, Value};
 use crate::format::{Applied, EntryContent, NewValue, RecordKey};
 use crate::{Error, Result};
 use rusqlite::config::DbConfig;
@@ -259,7 +259,7 @@ impl<'a> Transaction<'a> {
         let probe = marks::covering(self.content.covers(), child, &columns);
         let Some(probe) = probe.filter(|_| key.columns.iter().all(alike)) else { return Ok(None) };
         let shape = RowShape::of(parent)?;
-        let mut wanted = BTreeSet::new();
+        let mut wanted = TokenSet::new(self.key);
         for row in parents {
             let values = shape.load(db.connection(), row).map_err(|e| self.explain(db, "following foreign keys", e))?;
             let Some(values) = values else { continue };
@@ -270,15 +270,14 @@ impl<'a> Transaction<'a> {
             if values.iter().flatten().any(|v| !matches!(v, Value::Null) && v.canonical().is_none()) {
                 return Ok(None);
             }
-            wanted.extend(self.key.of_fields(&values, &norms).iter().map(Token::short));
+            for token in self.key.of_fields(&values, &norms) {
+                wanted.insert_token(token);
+            }
         }
         let mut rows = BTreeSet::new();
-        for piece in 0..self.content.pieces() {
+        for piece in self.content.candidates(probe, &wanted)? {
             let Some(marks) = self.content.marks(piece)? else { return Ok(None) };
-            let from = marks.rows.partition_point(|r| r.probe < probe);
-            rows.extend(
-                marks.rows.iter().skip(from).take_while(|r| r.probe == probe).filter(|r| wanted.contains(&r.token)).map(|r| r.record),
-            );
+            rows.extend(marks.of_probe(probe).filter(|r| wanted.contains_short(r.short())).map(|r| r.record));
         }
         Ok(Some(rows))
     }

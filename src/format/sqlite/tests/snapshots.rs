@@ -188,3 +188,54 @@ while True:
         assert_eq!(after.query_row("PRAGMA integrity_check", [], |r| r.get::<_, String>(0)).unwrap(), "ok");
     }
 }
+
+fn in_place() -> Options<'static> {
+    Options { in_place: true, ..Options::default() }
+}
+
+#[test]
+fn a_rollback_database_read_in_place_knows_whether_somebody_wrote() {
+    let dir = temp();
+    let image = build(dir.path(), ROWS);
+    let path = dir.path().join("source.db");
+    let snapshot = Snapshot::open_with(&path, &in_place()).unwrap();
+    assert!(!snapshot.is_live());
+    assert_eq!(bytes(&snapshot), image);
+    assert!(snapshot.is_unchanged().unwrap());
+    let writer = Connection::open(&path).unwrap();
+    writer.query_row("SELECT count(*) FROM t", [], |r| r.get::<_, i64>(0)).unwrap();
+    assert!(snapshot.is_unchanged().unwrap(), "reading is no change");
+    // It holds nobody up.
+    writer.execute("UPDATE t SET v = 'another' WHERE id = 7", []).unwrap();
+    assert!(!snapshot.is_unchanged().unwrap());
+    let again = Snapshot::open_with(&path, &in_place()).unwrap();
+    assert_eq!(bytes(&again), std::fs::read(&path).unwrap());
+    assert!(again.is_unchanged().unwrap());
+}
+
+#[test]
+fn pages_that_a_rollback_took_back_are_noticed() {
+    let dir = temp();
+    let image = build(dir.path(), ROWS);
+    let path = dir.path().join("source.db");
+    let writer = Connection::open(&path).unwrap();
+    writer.execute_batch("PRAGMA cache_size=5; PRAGMA cache_spill=5;").unwrap();
+    let snapshot = Snapshot::open_with(&path, &in_place()).unwrap();
+    writer.execute_batch("BEGIN; UPDATE t SET v = upper(v) || '!';").unwrap();
+    let spilled = bytes(&snapshot);
+    assert_ne!(spilled, image, "the transaction did not outgrow the cache: this test shows nothing");
+    writer.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), image, "nothing in the file says that there was a transaction");
+    assert!(!snapshot.is_unchanged().unwrap());
+}
+
+#[test]
+fn a_database_that_was_replaced_is_noticed() {
+    let dir = temp();
+    build(dir.path(), ROWS);
+    let path = dir.path().join("source.db");
+    let snapshot = Snapshot::open_with(&path, &in_place()).unwrap();
+    std::fs::copy(&path, dir.path().join("other.db")).unwrap();
+    std::fs::rename(dir.path().join("other.db"), &path).unwrap();
+    assert!(!snapshot.is_unchanged().unwrap());
+}
