@@ -238,8 +238,21 @@ fn what_is_missing_is_named_with_what_to_do() {
     place.fails(&["archives"], 2, &["no repository at ./backups", "reseal init"]);
     place.write("broken.yaml", "version: 1\nrepository: ./b\ndatasets: {x: {sorce: 1}}\n");
     place.fails(&["archives", "--config", "broken.yaml"], 2, &["broken.yaml:3:", "did you mean `source`"]);
-    place.write("s3.yaml", "version: 1\nrepository: s3://bucket/x\ndatasets: {x: {source: {paths: [./data]}}}\n");
-    place.fails(&["init", "--config", "s3.yaml"], 2, &["s3://bucket/x", "not supported in this version"]);
+    let bucket = |settings: &str| {
+        format!(
+            "version: 1\nrepository: s3://bucket/x\ns3: {{endpoint: 'http://127.0.0.1:9', patience: 1s, {settings}}}\ndatasets: {{x: {{source: {{paths: [./data]}}}}}}\n"
+        )
+    };
+    place.write("s3.yaml", &bucket("credentials_file: nowhere"));
+    place.fails(&["init", "--config", "s3.yaml"], 1, &["s3://bucket/x", "credentials file nowhere"]);
+    place.write("empty", "[default]\n");
+    place.write("s3.yaml", &bucket("credentials_file: empty"));
+    place.fails(&["init", "--config", "s3.yaml"], 1, &["s3://bucket/x", "no credentials", "AWS_PROFILE"]);
+    place.write("some", "[default]\naws_access_key_id = a\naws_secret_access_key = b\n");
+    place.write("s3.yaml", &bucket("credentials_file: some"));
+    place.fails(&["init", "--config", "s3.yaml"], 1, &["s3://bucket/x", "onnect"]);
+    place.write("s3.yaml", &bucket("credentials_file: some, ca_bundle: empty"));
+    place.fails(&["init", "--config", "s3.yaml"], 1, &["CA bundle empty", "no PEM certificate"]);
     let out = place.run(Some("yesterday"), &["archives"]);
     refused(&out, 2, &["RESEAL_NOW", "2026-11-01"], "a clock set to nonsense");
 }

@@ -23,7 +23,7 @@ pub fn run(cx: &Context, args: &Backup) -> Result<u8> {
 /// By a host whose key only adds archives: to the datasets named, or to all that its key and its configuration have.
 fn put_only(cx: &Context, args: &Backup, host: HostKey) -> Result<u8> {
     let config = cx.config()?;
-    let (location, _) = location(&config, false)?;
+    let (location, _) = location(&config, &cx.env, false)?;
     let named =
         |name: &String| config.datasets.get(name).ok_or_else(|| crate::Error::Usage(format!("no dataset {name:?} in the configuration")));
     let configs: Vec<&config::Dataset> = match args.datasets.as_slice() {

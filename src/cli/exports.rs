@@ -4,7 +4,7 @@ use super::args::{KeysExport, KeysForgetExport, KeysImport};
 use super::open::{Context, store};
 use super::text::{self, Align, Table};
 use super::ui::Ui;
-use super::{DONE, PARTIAL, secrets};
+use super::{DONE, PARTIAL, buckets, secrets};
 use crate::engine::keyexport;
 use crate::engine::state::{KeyExport, State};
 use crate::repository::export::{Export, has_params};
@@ -160,7 +160,7 @@ pub fn import(cx: &Context, args: &KeysImport) -> Result<u8> {
     let name = args.file.display().to_string();
     let bytes = std::fs::read(&args.file).map_err(|e| Error::Usage(format!("cannot read {name}: {e}")))?;
     let export = Export::decode(&name, &bytes)?;
-    let data = store(&config, &config.repository, false)?;
+    let (data_bucket, data) = store(&config, &config.repository, &cx.env, false)?;
     if !has_params(&*data)? {
         return Err(Error::damaged(
             "the repository",
@@ -173,10 +173,11 @@ pub fn import(cx: &Context, args: &KeysImport) -> Result<u8> {
     let secret = cx.secret()?;
     let memory = Location { data: data.clone(), keys: Arc::new(Memory::new(name.clone(), export.objects.clone())) };
     let from = Arc::new(Repository::open(memory, &secret, &cx.env)?);
-    let keys = match &config.keys {
-        Some(at) => store(&config, at, true)?,
-        None => data.clone(),
+    let (keys_bucket, keys) = match &config.keys {
+        Some(at) => store(&config, at, &cx.env, true)?,
+        None => (data_bucket.clone(), data.clone()),
     };
+    buckets::check(&config, data_bucket.as_deref(), keys_bucket.as_deref())?;
     let location = Location { data, keys };
     let plan = keyexport::import(&export, &from, &location, &secret)?;
     drop(from);

@@ -3,7 +3,7 @@
 use super::args::Init;
 use super::open::{Context, location};
 use super::secrets::{self, Which};
-use super::{DONE, text};
+use super::{DONE, buckets, text};
 use crate::crypto::secret::Secret;
 use crate::engine::event::Event;
 use crate::engine::session::Session;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 /// Makes it.
 pub fn run(cx: &Context, args: &Init) -> Result<u8> {
     let config = cx.config()?;
-    let (location, meters) = location(&config, true)?;
+    let (location, meters) = location(&config, &cx.env, true)?;
     // Before anybody types a passphrase twice.
     if location.data.get(params::KEY).is_ok() {
         return Err(Error::Refused(format!("{} is a repository already", config.repository)));
@@ -29,12 +29,14 @@ pub fn run(cx: &Context, args: &Init) -> Result<u8> {
     let session = Session::new(config, repo, catalog, actor, cx.env.clone(), meters)?;
     session.record(&Event::RepositoryCreated { tool: crate::TOOL.to_string() })?;
     let id = session.repo.id().to_string();
+    let storage = buckets::findings(&session);
     let kind = if matches!(secret, Secret::KeyFile(_)) { "key-file" } else { "passphrase" };
-    cx.ui.object(&json!({ "repository": { "id": id, "path": at, "keys": keys, "slot": { "label": args.label, "kind": kind } } }));
+    cx.ui.object(&json!({ "repository": { "id": id, "path": at, "keys": keys, "slot": { "label": args.label, "kind": kind }, "storage": buckets::objects(&storage) } }));
     cx.ui.say(&format!("made repository {} at {at}", text::short(&id)));
     if let Some(keys) = keys {
         cx.ui.say(&format!("its keys and ledger are at {keys}"));
     }
+    buckets::say(&cx.ui, &storage);
     cx.ui.say(&format!("it is opened by {kept}"));
     cx.ui.warn(
         "without that secret nobody can read the backups, not even you: keep a copy of it apart from this machine and from the repository",

@@ -4,6 +4,7 @@ mod archives;
 pub mod args;
 mod audit;
 mod backup;
+mod buckets;
 mod catalog;
 mod certificate;
 mod clock;

@@ -2,7 +2,7 @@
 
 use super::args::Global;
 use super::ui::Ui;
-use super::{secrets, sides};
+use super::{buckets, secrets, sides};
 use crate::catalog::Catalog;
 use crate::config::{self, Config, RepositoryAt};
 use crate::crypto::secret::Secret;
@@ -13,6 +13,7 @@ use crate::repository::{Location, Repository};
 use crate::store::Store;
 use crate::store::fault::Counting;
 use crate::store::local::LocalStore;
+use crate::store::s3::{self, S3Store};
 use crate::{Error, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -81,7 +82,7 @@ impl Context {
 
     /// The repository, opened.
     pub fn repository(&self, config: &Config) -> Result<(Arc<Repository>, Meters)> {
-        let (location, meters) = location(config, false)?;
+        let (location, meters) = location(config, &self.env, false)?;
         // Told before a passphrase is asked for.
         sides::check(config, &location)?;
         let secret = self.secret()?;
@@ -107,28 +108,41 @@ pub(super) fn no_repository(config: &Config) -> Error {
 /// Count what passes to and from the stores.
 pub type Meters = Vec<Arc<Counting>>;
 
-/// Where the repository and its keys are. `create` makes the folders.
-pub fn location(config: &Config, create: bool) -> Result<(Location, Meters)> {
-    let data = store(config, &config.repository, create)?;
+/// Where the repository and its keys are. `create` makes the folders. Buckets are held to what the configuration says about them:
+/// a dataset's region, and that nothing ever locks keys.
+pub fn location(config: &Config, env: &Env, create: bool) -> Result<(Location, Meters)> {
+    let data = store(config, &config.repository, env, create)?;
+    let (data_bucket, data) = data;
     match &config.keys {
         Some(keys) => {
-            let keys = store(config, keys, create)?;
+            let (keys_bucket, keys) = store(config, keys, env, create)?;
+            buckets::check(config, data_bucket.as_deref(), keys_bucket.as_deref())?;
             Ok((Location { data: data.clone(), keys: keys.clone() }, vec![data, keys]))
         }
-        None => Ok((Location::single(data.clone()), vec![data])),
+        None => {
+            buckets::check(config, data_bucket.as_deref(), data_bucket.as_deref())?;
+            Ok((Location::single(data.clone()), vec![data]))
+        }
     }
 }
 
-pub(super) fn store(config: &Config, at: &RepositoryAt, create: bool) -> Result<Arc<Counting>> {
+/// A store behind its counter, and the bucket if it is one.
+pub(super) type Opened = (Option<Arc<S3Store>>, Arc<Counting>);
+
+/// Opens a store; `create` makes the folder.
+pub(super) fn store(config: &Config, at: &RepositoryAt, env: &Env, create: bool) -> Result<Opened> {
+    let mut bucket = None;
     let inner: Arc<dyn Store> = match at {
         RepositoryAt::Local(path) if create => Arc::new(LocalStore::create(path)?),
-        RepositoryAt::Local(path) if !path.exists() => return Err(sides::absent(config, at)),
+        RepositoryAt::Local(path) if !path.exists() => return Err(sides::absent(config, at, env)),
         RepositoryAt::Local(path) => Arc::new(LocalStore::open(path)?),
-        at @ RepositoryAt::S3 { .. } => {
-            return Err(Error::Usage(format!("{at}: object stores are not supported in this version; name a folder")));
+        RepositoryAt::S3(options) => {
+            let locks = config.datasets.values().filter_map(|d| Some((d.name.clone(), d.lock?))).collect();
+            let options = s3::Options { locks, ..(**options).clone() };
+            bucket.insert(Arc::new(S3Store::open(options, env)?)).clone()
         }
     };
-    Ok(Arc::new(Counting::new(inner)))
+    Ok((bucket, Arc::new(Counting::new(inner))))
 }
 
 /// Where this machine keeps its catalogs.

@@ -3,12 +3,12 @@
 use super::args::{Propagate, Scope as ScopeArg};
 use super::open::Context;
 use super::text::{self, Align, Table};
-use super::{DONE, deadlines, exports};
+use super::{DONE, buckets, deadlines, exports};
 use crate::Result;
-use crate::engine::certificate::archive_json;
+use crate::engine::certificate::{archive_json, locked_json};
 use crate::engine::event::{ArchiveOutcome, Counts};
 use crate::engine::propagate::{self, ArchivePlan, DatasetPlan, Options, Plan, Report, Scope};
-use crate::engine::session::Session;
+use crate::engine::session::{Session, Traffic};
 use crate::engine::state::Request;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -23,7 +23,9 @@ pub fn run(cx: &Context, args: &Propagate) -> Result<u8> {
     let now = if args.now { args.reason.clone() } else { None };
     let options = Options { requests: args.requests.clone(), scope, now };
     if args.dry_run {
+        let before = session.traffic();
         let plan = propagate::plan(&session, &options)?;
+        let search = session.traffic().since(&before);
         say_plan(cx, &session, &plan);
         for dataset in &plan.datasets {
             let waiting = session.repo.pending(&dataset.dataset)?.len() as u64;
@@ -35,8 +37,18 @@ pub fn run(cx: &Context, args: &Propagate) -> Result<u8> {
                 ));
             }
         }
+        if !plan.requests.is_empty() {
+            let whole = estimate(&session, &plan, &search);
+            cx.ui.data(&format!("\nthis search took {}, read {}", buckets::traffic_words(&search), text::bytes(search.bytes_read)));
+            cx.ui.data(&format!(
+                "the erasure takes about {}, reads {}, writes {}",
+                buckets::traffic_words(&whole),
+                text::bytes(whole.bytes_read),
+                text::bytes(whole.bytes_written)
+            ));
+        }
         warn_deadlines(cx, &session)?;
-        cx.ui.object(&plan_object(&session, &plan));
+        cx.ui.object(&plan_object(&session, &plan, &search));
         return Ok(DONE);
     }
     let plan = propagate::choose_requests(&session, &options)?;
@@ -51,6 +63,32 @@ pub fn run(cx: &Context, args: &Propagate) -> Result<u8> {
 fn warn_deadlines(cx: &Context, session: &Session) -> Result<()> {
     deadlines::warn(&cx.ui, &session.state()?.requests, session.now());
     Ok(())
+}
+
+/// About what carrying the plan out takes: it searches as this did, reads back and searches again, twice reads what packs hold (to drop what is
+/// dead, and to prove it), and writes what is touched anew.
+fn estimate(session: &Session, plan: &Plan, search: &Traffic) -> Traffic {
+    let params = session.repo.params();
+    let changed: Vec<&ArchivePlan> = plan
+        .datasets
+        .iter()
+        .filter(|d| d.mode == "rewrite")
+        .flat_map(|d| &d.archives)
+        .filter(|a| !a.already && a.tally.values().flatten().any(|(_, c)| c.deleted + c.anonymised > 0))
+        .collect();
+    let bytes: u64 = changed.iter().map(|a| a.bytes).sum();
+    let (archives, datasets) = (changed.len() as u64, plan.datasets.len() as u64);
+    let packs = bytes.div_ceil(u64::from(params.sizes.pack).max(1)) + datasets;
+    let mut whole = *search;
+    whole.requests.get = search.requests.get * 4 + archives * 4;
+    whole.requests.head = search.requests.head * 2;
+    whole.requests.list = search.requests.list * 4 + 12 * datasets;
+    // Packs and their sheets, sheets of what becomes dead, heads and their ledger entries, beginning and end.
+    whole.requests.put = packs * 3 + archives * 2 + 2;
+    whole.requests.delete = packs * 2 + archives;
+    whole.bytes_read = search.bytes_read * 2 + bytes;
+    whole.bytes_written = bytes;
+    whole
 }
 
 // --- the plan -------------------------------------------------------------------------------------------------------------------
@@ -178,7 +216,7 @@ fn say_waiting(cx: &Context, waiting: &[(String, String)]) {
     }
 }
 
-fn plan_object(session: &Session, plan: &Plan) -> Value {
+fn plan_object(session: &Session, plan: &Plan, search: &Traffic) -> Value {
     let datasets: Vec<Value> = plan
         .datasets
         .iter()
@@ -193,6 +231,8 @@ fn plan_object(session: &Session, plan: &Plan) -> Value {
             "requests": plan.requests.iter().map(|r| &r.id).collect::<Vec<_>>(),
             "skipped_waiting": plan.skipped_waiting,
             "datasets": datasets,
+            "search": buckets::traffic_object(search),
+            "estimate": buckets::traffic_object(&estimate(session, plan, search)),
         },
         "waiting": waiting_object(&plan.waiting),
     })
@@ -283,6 +323,8 @@ pub fn say(cx: &Context, report: &Report, plan: &Plan) {
         text::bytes(report.dropped.1),
         report.gone
     ));
+    cx.ui.say(&format!("requests: {}", buckets::traffic_words(&report.traffic)));
+    buckets::say_locked(cx, &report.listing.locked);
     for (request, kinds) in &report.also_known {
         say_proposals(cx, request, kinds);
     }
@@ -329,6 +371,12 @@ pub fn object(report: &Report, plan: &Plan, scope: Scope) -> Value {
             "bytes_written": report.bytes_written,
             "dropped": { "chunks": report.dropped.0, "bytes": report.dropped.1 },
             "outdated_exports": exports::objects(&report.exports),
+            "traffic": buckets::traffic_object(&report.traffic),
+            "listing": {
+                "objects": report.listing.objects, "old_versions": report.listing.old_versions,
+                "delete_markers": report.listing.delete_markers, "left": report.listing.left,
+            },
+            "locked": locked_json(&report.listing.locked),
         },
     })
 }

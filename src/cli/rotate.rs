@@ -3,7 +3,8 @@
 use super::args::Rotate;
 use super::open::Context;
 use super::text::{self, Align, Table};
-use super::{DONE, PARTIAL, go_on, ui, worst};
+use super::{DONE, PARTIAL, buckets, go_on, ui, worst};
+use crate::engine::certificate::locked_json;
 use crate::engine::event::Verdict;
 use crate::engine::rotate::{self, Report};
 use crate::{Error, Result};
@@ -79,6 +80,7 @@ pub fn say(cx: &Context, report: &Report, dry_run: bool) {
         text::count(going, "archive", "archives"),
         text::bytes(report.dropped.1)
     ));
+    buckets::say_locked(cx, &report.locked);
     if report.gone == Verdict::Unknown {
         cx.ui.warn(&format!("{}: whether everything that was removed is gone could not be checked; see: reseal verify", report.dataset));
     }
@@ -100,5 +102,6 @@ pub fn object(report: &Report) -> Value {
         "archives": archives,
         "dropped": { "chunks": report.dropped.0, "bytes": report.dropped.1 },
         "gone": report.gone.to_string(),
+        "locked": locked_json(&report.locked),
     })
 }

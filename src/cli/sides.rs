@@ -3,6 +3,7 @@
 
 use super::open::{no_repository, store};
 use crate::config::{Config, RepositoryAt};
+use crate::env::Env;
 use crate::repository::Location;
 use crate::repository::export::{has_ledger, has_params, has_slots};
 use crate::{Error, Result};
@@ -17,14 +18,14 @@ pub fn check(config: &Config, location: &Location) -> Result<()> {
 }
 
 /// The error for a place that is not there.
-pub fn absent(config: &Config, at: &RepositoryAt) -> Error {
+pub fn absent(config: &Config, at: &RepositoryAt, env: &Env) -> Error {
     let Some(keys) = &config.keys else { return no_repository(config) };
     // The other side tells whether there ever was a repository; when it cannot be asked either, there is nothing better to say.
     if *at == config.repository {
-        let lost = is_local(keys) && store(config, keys, false).is_ok_and(|s| has_ledger(&*s).unwrap_or(false));
+        let lost = is_local(keys) && store(config, keys, env, false).is_ok_and(|(_, s)| has_ledger(&*s).unwrap_or(false));
         if lost { packs_lost(config) } else { no_repository(config) }
     } else {
-        let lost = store(config, &config.repository, false).is_ok_and(|s| has_params(&*s).unwrap_or(false));
+        let lost = store(config, &config.repository, env, false).is_ok_and(|(_, s)| has_params(&*s).unwrap_or(false));
         if lost { keys_lost(config) } else { no_repository(config) }
     }
 }

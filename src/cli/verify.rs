@@ -3,7 +3,7 @@
 use super::args::Verify;
 use super::open::Context;
 use super::text::{self, Align, Table};
-use super::{DONE, FAILED, PARTIAL, exports};
+use super::{DONE, FAILED, PARTIAL, buckets, exports};
 use crate::Result;
 use crate::engine::event::Verdict;
 use crate::engine::verify::{self, Checked};
@@ -30,9 +30,12 @@ pub fn run(cx: &Context, args: &Verify) -> Result<u8> {
     }
     let state = session.state()?;
     exports::warn(&cx.ui, &state);
+    let storage = buckets::findings(&session);
+    buckets::say(&cx.ui, &storage);
     cx.ui.object(&json!({
         "result": if failed == 0 { "PASS" } else { "FAILED" }, "read_data": share, "archives": objects(&checked),
         "outdated_exports": exports::objects(state.outdated_exports()), "refused": super::intake::refused_objects(&refused),
+        "storage": buckets::objects(&storage),
     }));
     Ok(match (failed, refused.is_empty()) {
         (0, true) => DONE,

@@ -1,7 +1,8 @@
 //! From text to a checked [`Config`]. All findings are collected, not just the first: syntax (one), then form (all unknown keys and
 //! wrong types), then meaning (all contradictions, dangling references, unreachable collections …).
 
-use super::raw::{OneOf, RawCheck, RawConfig, RawDataset, RawDrill, RawErasure, RawMode, RawRetention, RawS3, RawSource};
+use super::place;
+use super::raw::{OneOf, RawCheck, RawConfig, RawDataset, RawDrill, RawErasure, RawMode, RawRetention, RawSource};
 use super::resolved::{Config, Dataset, Drill, DrillCheck, RepositoryAt, Root, Source};
 use super::schema;
 use super::yaml::{self, Node, pointer_step};
@@ -11,6 +12,7 @@ use crate::datamap::{EntryPattern, OnErase};
 use crate::error::ConfigFinding;
 use crate::policy::retention::KeepRules;
 use crate::policy::{ErasurePolicy, Mode, Period, Retention};
+use crate::store::s3::Options;
 use crate::{Error, Result};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
@@ -77,15 +79,15 @@ fn document<T: JsonSchema + DeserializeOwned>(text: &str, path: &Path) -> Result
     }
 }
 
-struct Loader {
-    folder: PathBuf,
+pub(super) struct Loader {
+    pub(super) folder: PathBuf,
     /// The configuration first, then data map files.
     files: Vec<File>,
     findings: Vec<ConfigFinding>,
 }
 
 impl Loader {
-    fn find(&mut self, pointer: &str, message: impl Into<String>) {
+    pub(super) fn find(&mut self, pointer: &str, message: impl Into<String>) {
         self.find_in(0, pointer, message);
     }
 
@@ -102,8 +104,9 @@ impl Loader {
                 format!("version {} of the configuration is not known to this version of reseal; expected 1", raw.version),
             );
         }
-        let repository = self.place(&raw.repository, raw.s3.as_ref(), "/repository");
-        let keys = raw.keys.as_deref().map(|keys| self.place(keys, raw.s3.as_ref(), "/keys"));
+        let s3 = self.s3(&raw.s3.clone().unwrap_or_default());
+        let repository = self.place(&raw.repository, &s3, "/repository");
+        let keys = raw.keys.as_deref().map(|keys| self.place(keys, &s3, "/keys"));
         let memory = match &raw.memory {
             None => DEFAULT_MEMORY,
             Some(OneOf::B(bytes)) => *bytes,
@@ -132,6 +135,9 @@ impl Loader {
         let mut datasets = std::collections::BTreeMap::new();
         for (name, raw) in &raw.datasets {
             if let Some(dataset) = self.dataset(name, raw) {
+                if let Some(repository) = &repository {
+                    self.bound_to_bucket(&dataset, repository);
+                }
                 datasets.insert(name.clone(), dataset);
             }
         }
@@ -147,23 +153,9 @@ impl Loader {
         })
     }
 
-    fn place(&mut self, text: &str, s3: Option<&RawS3>, pointer: &str) -> Option<RepositoryAt> {
+    fn place(&mut self, text: &str, s3: &Options, pointer: &str) -> Option<RepositoryAt> {
         let parsed = match text.split_once("://") {
-            Some(("s3", rest)) => {
-                let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-                let prefix = prefix.trim_matches('/');
-                let valid = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
-                if !(3..=63).contains(&bucket.len()) || !bucket.bytes().all(valid) {
-                    Err(format!("{bucket:?} is not the name of a bucket; expected s3://bucket/prefix"))
-                } else if prefix.split('/').any(|s| s == "." || s == "..") || prefix.contains("//") {
-                    Err("the prefix has empty, `.` or `..` components".to_string())
-                } else {
-                    let s3 = s3.cloned().unwrap_or_default();
-                    let path_style = s3.path_style.unwrap_or(s3.endpoint.is_some());
-                    let (endpoint, region) = (s3.endpoint, s3.region);
-                    Ok(RepositoryAt::S3 { bucket: bucket.to_string(), prefix: prefix.to_string(), endpoint, region, path_style })
-                }
-            }
+            Some(("s3", rest)) => place::at(rest, s3).map(|at| RepositoryAt::S3(Box::new(at))),
             Some((scheme, _)) => Err(format!("places of the kind {scheme}:// are not known; expected a folder or s3://bucket/prefix")),
             None if text.trim().is_empty() => Err("expected a folder or s3://bucket/prefix".to_string()),
             None => Ok(RepositoryAt::Local(self.folder.join(text))),
@@ -221,7 +213,8 @@ impl Loader {
             self.find(&format!("{at}/erasure/mode"), "mode replay, but every collection is preserved: there is nothing to replay");
         }
         let map_digest = digest(&map);
-        Some(Dataset { name: name.to_string(), source: source?, retention, erasure, drill, map, map_digest })
+        let (lock, region) = (self.lock(raw, &at), raw.region.clone());
+        Some(Dataset { name: name.to_string(), source: source?, retention, erasure, drill, lock, region, map, map_digest })
     }
 
     /// Reads a data map file. The outer error has findings, or the reason why it could not be read.
@@ -472,7 +465,7 @@ fn stored_name(path: &str) -> Result<String, &'static str> {
 }
 
 /// Sizes as people write them: `256MiB`, `1GB`, `64M`, `1048576`.
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let factor: u64 = match unit.trim() {

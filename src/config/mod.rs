@@ -1,6 +1,7 @@
 //! `reseal.yaml`: raw form → resolved form, every mistake with file, line and column. A configuration that loads can be worked with.
 
 pub mod load;
+mod place;
 pub mod raw;
 pub mod resolved;
 pub mod schema;

@@ -41,16 +41,67 @@ pub enum OneOf<A, B> {
     B(B),
 }
 
-/// Settings for s3:// places.
+/// Settings for s3:// places. Credentials are found as every AWS tool finds them (environment, profile, role), never written here.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawS3 {
     /// Address of the service, for those that are not AWS.
     pub endpoint: Option<String>,
-    /// Region. Default: us-east-1.
+    /// Region. Default: by environment and profile, else us-east-1.
     pub region: Option<String>,
     /// Buckets in the path instead of the host name. Default: true with an endpoint.
     pub path_style: Option<bool>,
+    /// Profile of the shared AWS configuration.
+    pub profile: Option<String>,
+    /// A credentials file (form of ~/.aws/credentials) to use instead of the usual places.
+    pub credentials_file: Option<String>,
+    /// PEM file with the certificates to trust instead of the system's.
+    pub ca_bundle: Option<String>,
+    /// Encryption by the service, where a rule asks for it: everything is sealed before anyway.
+    pub encryption: Option<RawEncryption>,
+    /// With sse-kms: the key. Default: the service's own.
+    pub kms_key: Option<String>,
+    /// Storage class of packs, for example STANDARD_IA. Not one that must be brought back before it can be read.
+    pub storage_class: Option<String>,
+    /// Requests at once, 1 to 256. Default: 8.
+    pub concurrency: Option<u32>,
+    /// At most so many bytes a second, both ways together, for example 10MiB. Default: no limit.
+    pub bandwidth: Option<OneOf<String, u64>>,
+    /// One attempt of a request may take so long (more for large ones). Default: 60s.
+    pub timeout: Option<String>,
+    /// For so long a request is tried again before it has failed. Default: 5min.
+    pub patience: Option<String>,
+}
+
+/// Encryption by the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum RawEncryption {
+    /// With keys of the service.
+    #[serde(rename = "sse-s3")]
+    SseS3,
+    /// With a key of its key management.
+    #[serde(rename = "sse-kms")]
+    SseKms,
+}
+
+/// Packs cannot be removed for a while (Object Lock).
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawLock {
+    /// Who may end it early: holders of a special permission (governance), nobody (compliance).
+    pub mode: RawLockMode,
+    /// For so many days after a pack was written.
+    pub days: u32,
+}
+
+/// Who may end a lock early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RawLockMode {
+    /// Whoever has a special permission.
+    Governance,
+    /// Nobody.
+    Compliance,
 }
 
 /// A dataset: one source, its archives' retention, and whose data is in it.
@@ -65,6 +116,10 @@ pub struct RawDataset {
     pub erasure: Option<RawErasure>,
     /// Restoring for real, regularly.
     pub drill: Option<RawDrill>,
+    /// Lock of its packs, in a bucket with Object Lock. What is erased loses its keys at once, its bytes when the lock ends.
+    pub lock: Option<RawLock>,
+    /// The region that its data must stay in: a bucket elsewhere is refused.
+    pub region: Option<String>,
     /// What becomes of columns and tables inside mapped entries that no field or collection names. Default: halt.
     pub unmapped: Option<RawUnmapped>,
     /// Actions by category, for fields of `anonymize` collections that have no action of their own.

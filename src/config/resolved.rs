@@ -2,6 +2,7 @@
 
 use crate::datamap::{DataMap, EntryPattern};
 use crate::policy::{ErasurePolicy, Period, Retention};
+use crate::store::s3;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -31,27 +32,15 @@ pub struct Config {
 pub enum RepositoryAt {
     /// A folder.
     Local(PathBuf),
-    /// A bucket. Parsed, so that a configuration can be checked; whoever opens it says whether this version can.
-    S3 {
-        /// Bucket.
-        bucket: String,
-        /// Prefix of all keys, without slashes at its ends; may be empty.
-        prefix: String,
-        /// Address of the service, for those that are not AWS.
-        endpoint: Option<String>,
-        /// Region.
-        region: Option<String>,
-        /// Buckets in the path instead of the host name.
-        path_style: bool,
-    },
+    /// A bucket. Locks are not in it: they belong to datasets.
+    S3(Box<s3::Options>),
 }
 
 impl std::fmt::Display for RepositoryAt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             RepositoryAt::Local(path) => write!(f, "{}", path.display()),
-            RepositoryAt::S3 { bucket, prefix, .. } if prefix.is_empty() => write!(f, "s3://{bucket}"),
-            RepositoryAt::S3 { bucket, prefix, .. } => write!(f, "s3://{bucket}/{prefix}"),
+            RepositoryAt::S3(at) => write!(f, "{at}"),
         }
     }
 }
@@ -69,6 +58,10 @@ pub struct Dataset {
     pub erasure: ErasurePolicy,
     /// Restoring for real, regularly.
     pub drill: Option<Drill>,
+    /// Lock of its packs.
+    pub lock: Option<s3::Lock>,
+    /// The region that its data must stay in.
+    pub region: Option<String>,
     /// Whose records are whose.
     pub map: DataMap,
     /// BLAKE3 of the map's canonical form, in hex; changes exactly when the map says something else.
@@ -149,7 +142,7 @@ impl Config {
     pub fn own_folders(&self) -> Vec<PathBuf> {
         let local = |at: &RepositoryAt| match at {
             RepositoryAt::Local(path) => Some(path.clone()),
-            RepositoryAt::S3 { .. } => None,
+            RepositoryAt::S3(_) => None,
         };
         [local(&self.repository), self.keys.as_ref().and_then(local), self.state_dir.clone()].into_iter().flatten().collect()
     }

@@ -139,12 +139,48 @@ fn sources_of_every_kind_are_read() {
     assert!(matches!(source("{paths: .}"), Source::Paths { roots, .. } if roots[0].stored.is_empty()));
 }
 
+fn bucket(settings: &str, dataset: &str) -> String {
+    format!("version: 1\nrepository: s3://my-bucket/a/b/\ns3: {{{settings}}}\ndatasets: {{d: {{source: {{stdin: true}}{dataset}}}}}\n")
+}
+
 #[test]
-fn a_bucket_is_read_though_it_may_not_be_supported() {
-    let text =
-        "version: 1\nrepository: s3://my-bucket/a/b/\ns3: {endpoint: 'http://127.0.0.1:9000'}\ndatasets: {d: {source: {stdin: true}}}\n";
-    let RepositoryAt::S3 { bucket, prefix, path_style, .. } = config(text).repository else { panic!("a bucket") };
-    assert_eq!((bucket.as_str(), prefix.as_str(), path_style), ("my-bucket", "a/b", true));
+fn a_bucket_and_how_to_talk_to_it() {
+    let RepositoryAt::S3(at) = config(&bucket("endpoint: 'http://127.0.0.1:9000'", "")).repository else { panic!("a bucket") };
+    assert_eq!((at.bucket.as_str(), at.prefix.as_str(), at.path_style), ("my-bucket", "a/b", true));
+    assert_eq!((at.concurrency, at.timeout.as_secs(), at.patience.as_secs(), at.bandwidth), (8, 60, 300, None));
+    let settings = "region: eu-central-1, profile: backup, ca_bundle: ca.pem, encryption: sse-kms, kms_key: k, storage_class: STANDARD_IA,
+  concurrency: 4, bandwidth: 10MiB, timeout: 30s, patience: 2min, credentials_file: secret";
+    let full = config(&bucket(settings, ", lock: {mode: compliance, days: 30}, region: eu-central-1"));
+    let RepositoryAt::S3(at) = &full.repository else { panic!("a bucket") };
+    assert_eq!((at.bandwidth, at.path_style, at.patience.as_secs()), (Some(10 << 20), false, 120));
+    assert_eq!(at.ca_bundle.as_deref(), Some(Path::new("etc/ca.pem")));
+    assert_eq!(full.datasets["d"].lock.map(|l| l.days), Some(30));
+    assert_eq!(full.datasets["d"].region.as_deref(), Some("eu-central-1"));
+}
+
+#[test]
+fn buckets_can_be_wrong_in_many_ways() {
+    for (settings, dataset, expected) in [
+        ("endpoint: nas:9000", "", "expected an address"),
+        ("storage_class: DEEP_ARCHIVE", "", "bringing it back first"),
+        ("kms_key: k", "", "goes with encryption"),
+        ("concurrency: 0", "", "from 1 to 256"),
+        ("bandwidth: 1", "", "at least 16KiB"),
+        ("timeout: 2mo", "", "between 1s and 1d"),
+        ("secret_access_key: x", "", "unknown key `secret_access_key`"),
+        ("region: us-east-1", ", region: eu-central-1", "must stay in eu-central-1"),
+        ("", ", lock: {mode: governance, days: 0}", "from 1 to 36500"),
+        ("", ", lock: {mode: forever, days: 1}", "forever"),
+    ] {
+        let found = findings(&bucket(settings, dataset));
+        assert!(found.iter().any(|f| f.contains(expected)), "{settings}{dataset}: {found:?}");
+    }
+    let folder = "version: 1\nrepository: here\ndatasets: {d: {source: {stdin: true}, lock: {mode: governance, days: 1}, region: x}}\n";
+    let found = findings(folder);
+    assert!(
+        found.iter().any(|f| f.contains("only a bucket can lock")) && found.iter().any(|f| f.contains("only a bucket has one")),
+        "{found:?}"
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //!
 //! A certificate names the person only by a reference made from keyed tokens: it can be handed out, kept and published.
 
-use super::event::{ArchiveOutcome, Counts, Verdict};
+use super::event::{ArchiveOutcome, Counts, LockedObject, Verdict};
 use super::identity::subject_reference;
 use super::session::Session;
 use super::state::{KeyExport, Request, State};
@@ -71,7 +71,15 @@ pub fn make(session: &Session, id: &str) -> Result<Value> {
             "method": "the new generations were read back: byte search for every variant of every identity, record by record search, comparison of all that was not edited, and a new listing of the store",
             "scope": finished.scope,
             "old_objects_absent": finished.gone.to_string(),
+            "listing": {
+                "objects": finished.listing.objects,
+                "old_versions": finished.listing.old_versions,
+                "delete_markers": finished.listing.delete_markers,
+                "left": finished.listing.left,
+            },
         },
+        "storage": finished.storage.iter().map(|f| json!({ "place": f.place, "aspect": f.aspect, "result": f.result, "finding": f.text })).collect::<Vec<_>>(),
+        "locked": locked_json(&finished.listing.locked),
         "collections": collections.iter().map(|((d, c), n)| counts_json(d, c, n)).collect::<Vec<_>>(),
         "archives": archives,
         "surviving_copies": surviving,
@@ -135,6 +143,11 @@ pub fn archive_json(a: &ArchiveOutcome, request: &str) -> Value {
         "left": a.left,
         "notes": a.notes,
     })
+}
+
+/// Ciphertext that a lock keeps, and until when: its keys are destroyed.
+pub fn locked_json(locked: &[LockedObject]) -> Vec<Value> {
+    locked.iter().map(|l| json!({ "object": l.key, "keys": "destroyed", "locked_until": l.until.map(|t| t.to_string()) })).collect()
 }
 
 /// Copies that are still there and hold, or may hold, something of the person.

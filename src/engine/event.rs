@@ -89,6 +89,54 @@ impl Counts {
     }
 }
 
+/// What listings of the store showed after a sweep: the proof that what was removed is gone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreListing {
+    /// Objects listed that a reader gets.
+    pub objects: u64,
+    /// Older versions listed, on stores that keep versions.
+    pub old_versions: u64,
+    /// Delete markers listed.
+    pub delete_markers: u64,
+    /// Of all these, what should have been gone and is not kept by a lock.
+    pub left: u64,
+    /// What a lock keeps: ciphertext whose keys are destroyed.
+    pub locked: Vec<LockedObject>,
+}
+
+impl StoreListing {
+    /// Of another dataset.
+    pub fn add(&mut self, other: StoreListing) {
+        self.objects += other.objects;
+        self.old_versions += other.old_versions;
+        self.delete_markers += other.delete_markers;
+        self.left += other.left;
+        self.locked.extend(other.locked);
+    }
+}
+
+/// An object that a lock keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockedObject {
+    /// Its key.
+    pub key: String,
+    /// When the lock ends; `None`: when a legal hold is ended.
+    pub until: Option<Timestamp>,
+}
+
+/// What a store does by itself with what is kept in it, as found during a propagation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StorageFinding {
+    /// The place.
+    pub place: String,
+    /// "versions", "lifecycle", "replication", "locks".
+    pub aspect: String,
+    /// "fine", "note", "warning", "UNKNOWN".
+    pub result: String,
+    /// In words.
+    pub text: String,
+}
+
 /// The result of a check. Anything that was not checked is `Unknown`, and `Unknown` is never `Pass`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Default)]
 #[serde(rename_all = "UPPERCASE")]
@@ -314,6 +362,12 @@ pub enum Event {
         scope: String,
         /// Digest of the data map and policy per dataset.
         policies: BTreeMap<String, String>,
+        /// What the listing showed.
+        #[serde(default)]
+        listing: StoreListing,
+        /// What the stores do by themselves.
+        #[serde(default)]
+        storage: Vec<StorageFinding>,
     },
     /// An erased person was found in a later backup.
     StillLive {

@@ -28,6 +28,9 @@ pub mod subject;
 pub mod verify;
 pub mod wanted;
 
+#[cfg(test)]
+mod remote_test;
+
 use std::time::Duration;
 
 /// How long a lease holds without being renewed.

@@ -1,7 +1,7 @@
 //! Applying retention: the policy decides ([`crate::policy::retention`]), here it is carried out in the safe order: heads → keys of chunks that
 //! nothing needs → packs → catalog.
 
-use super::event::{Event, Verdict};
+use super::event::{Event, LockedObject, Verdict};
 use super::propagate::drop_dead;
 use super::session::Session;
 use super::state::State;
@@ -33,6 +33,8 @@ pub struct Report {
     pub dropped: (u64, u64),
     /// Whether what was removed is proven gone.
     pub gone: Verdict,
+    /// What a lock keeps: ciphertext without keys.
+    pub locked: Vec<LockedObject>,
 }
 
 /// What retention needs to know of archives.
@@ -78,7 +80,8 @@ pub fn plan(session: &Session, config: &config::Dataset) -> Result<Vec<Fated>> {
 
 /// Rotates a dataset. Running it again after an interruption completes it.
 pub fn rotate(session: &Session, config: &config::Dataset, dry_run: bool) -> Result<Report> {
-    let mut report = Report { dataset: config.name.clone(), archives: plan(session, config)?, dropped: (0, 0), gone: Verdict::Pass };
+    let mut report =
+        Report { dataset: config.name.clone(), archives: plan(session, config)?, dropped: (0, 0), gone: Verdict::Pass, locked: Vec::new() };
     if dry_run || session.repo.dataset(&config.name)?.is_none() {
         return Ok(report);
     }
@@ -120,6 +123,7 @@ pub fn rotate(session: &Session, config: &config::Dataset, dry_run: bool) -> Res
     let mut dropped = super::propagate::Report::empty();
     report.gone = drop_dead(session, &config.name, &lease, &removed, &mut dropped)?;
     report.dropped = dropped.dropped;
+    report.locked = dropped.listing.locked;
     session.catalog.witness_heads(&config.name, &session.repo.heads(&config.name)?)?;
     super::request::sweep_identities(session)?;
     if report.gone == Verdict::Failed {

@@ -9,6 +9,7 @@ use crate::config::{self, Config};
 use crate::env::Env;
 use crate::repository::{ArchiveId, ChunkIndex, ChunkReader, Dataset, Head, Heads, Ledger, Listed, Repository};
 use crate::store::fault::Counting;
+use crate::store::{Requests, Store};
 use crate::{Error, Result};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
@@ -45,6 +46,43 @@ pub struct View {
     pub reader: Arc<ChunkReader>,
     /// Decoded identity blocks.
     pub marks: Arc<MarksCache>,
+}
+
+/// Requests and bytes, by kind, of all stores together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Requests; for a folder, calls.
+    pub requests: Requests,
+    /// Ranges wiped in place.
+    pub wipes: u64,
+    /// Bytes read.
+    pub bytes_read: u64,
+    /// Bytes written.
+    pub bytes_written: u64,
+    /// Bytes wiped in place.
+    pub bytes_wiped: u64,
+}
+
+impl Traffic {
+    /// What came after `before`.
+    pub fn since(&self, before: &Traffic) -> Traffic {
+        let (a, b) = (&self.requests, &before.requests);
+        Traffic {
+            requests: Requests {
+                get: a.get - b.get,
+                head: a.head - b.head,
+                put: a.put - b.put,
+                list: a.list - b.list,
+                delete: a.delete - b.delete,
+                other: a.other - b.other,
+                again: a.again - b.again,
+            },
+            wipes: self.wipes - before.wipes,
+            bytes_read: self.bytes_read - before.bytes_read,
+            bytes_written: self.bytes_written - before.bytes_written,
+            bytes_wiped: self.bytes_wiped - before.bytes_wiped,
+        }
+    }
 }
 
 impl View {
@@ -124,9 +162,32 @@ impl Session {
         }
     }
 
-    /// Bytes read from and written to the stores so far.
-    pub fn traffic(&self) -> (u64, u64) {
-        self.meters.iter().map(|m| m.counts()).fold((0, 0), |(r, w), c| (r + c.bytes_read, w + c.bytes_written))
+    /// What passed to and from the stores so far.
+    pub fn traffic(&self) -> Traffic {
+        let mut sum = Traffic::default();
+        for meter in &self.meters {
+            let c = meter.counts();
+            sum.bytes_read += c.bytes_read;
+            sum.bytes_written += c.bytes_written;
+            sum.bytes_wiped += c.bytes_wiped;
+            // A service's own figures: one call of ours may be several requests.
+            let r = meter.requests().unwrap_or(Requests {
+                get: c.gets + c.ranges,
+                put: c.puts,
+                list: c.lists,
+                delete: c.deletes,
+                ..Requests::default()
+            });
+            sum.requests.get += r.get;
+            sum.requests.head += r.head;
+            sum.requests.put += r.put;
+            sum.requests.list += r.list;
+            sum.requests.delete += r.delete;
+            sum.requests.other += r.other;
+            sum.requests.again += r.again;
+            sum.wipes += c.wipes;
+        }
+        sum
     }
 
     /// Now.

@@ -1,6 +1,6 @@
 //! The ledger folded: where every request stands, and what is known about every archive.
 
-use super::event::{ArchiveOutcome, Counts, Event, IdentityTokens, Verdict};
+use super::event::{ArchiveOutcome, Counts, Event, IdentityTokens, StorageFinding, StoreListing, Verdict};
 use crate::policy::{self, clocks::Progress};
 use crate::repository::{ArchiveId, Ledger};
 use crate::{Error, Result};
@@ -64,6 +64,10 @@ pub struct Finished {
     pub scope: String,
     /// Digest of the data map and policy per dataset.
     pub policies: BTreeMap<String, String>,
+    /// What the listing of the stores showed.
+    pub listing: StoreListing,
+    /// What the stores do by themselves.
+    pub storage: Vec<StorageFinding>,
 }
 
 /// What the ledger knows about an archive.
@@ -355,7 +359,7 @@ impl State {
                     }
                 }
             }
-            Event::PropagationFinished { done, partial, archives, gone, scope, policies, .. } => {
+            Event::PropagationFinished { done, partial, archives, gone, scope, policies, listing, storage, .. } => {
                 // Also of those that are done in part: what was destroyed for them is destroyed.
                 self.since_exports(|s| s.erased.extend(done.iter().chain(&partial).cloned()));
                 for outcome in &archives {
@@ -376,6 +380,8 @@ impl State {
                             gone,
                             scope: scope.clone(),
                             policies: policies.clone(),
+                            listing: listing.clone(),
+                            storage: storage.clone(),
                         });
                     }
                 }

@@ -96,6 +96,7 @@ fn dataset(session: &Session, name: &str, archives: Vec<Listed>, share: f64, sco
         let problems = view.index.damaged().iter().map(|(k, e)| format!("{k}: {e}")).collect();
         out.push(Checked { dataset: name.into(), archive: None, verdict: Verdict::Failed, problems, chunks_read: 0, bytes_read: 0 });
     }
+    out.extend(old_sheets(session, name)?);
     let listing = session.repo.location().data.list(&format!("packs/{name}/"))?;
     let packs: BTreeMap<String, u64> = listing.into_iter().filter_map(|o| Some((o.key.rsplit('/').next()?.to_string(), o.len))).collect();
     let salt = session.ledger().head().0 as i64;
@@ -176,6 +177,25 @@ fn dataset(session: &Session, name: &str, archives: Vec<Listed>, share: f64, sco
         out.extend(dataset(session, name, renewed, share, scope, attempt + 1)?);
     }
     Ok(out)
+}
+
+/// Versions of key sheets that nobody reads any more and that a store with versions has kept: keys of what was erased may be in them.
+fn old_sheets(session: &Session, name: &str) -> Result<Option<Checked>> {
+    let left = || -> Result<usize> {
+        let versions = session.repo.location().keys.list_versions(&format!("sheets/{name}/"))?;
+        Ok(versions.iter().filter(|v| v.is_delete_marker || !v.is_latest).count())
+    };
+    if left()? == 0 {
+        return Ok(None);
+    }
+    // A writer removes them just after it wrote.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let left = left()?;
+    let problem =
+        format!("{left} old version(s) of key sheets are in the store, with keys of what was erased; remove them with: reseal rotate");
+    let checked =
+        Checked { dataset: name.into(), archive: None, verdict: Verdict::Failed, problems: vec![problem], chunks_read: 0, bytes_read: 0 };
+    Ok((left > 0).then_some(checked))
 }
 
 /// Whether a chunk is in this run's sample; every run has another.

@@ -53,11 +53,11 @@ use crate::crypto::secret::{Key, Secret};
 use crate::crypto::sign::{SigningKey, VerifyingKey};
 use crate::crypto::slot::{Keyring, NewSlot, Phase, Slot};
 use crate::env::{Env, random_bytes};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::{Error, Result};
 use sealer::{How, Sealer};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use zeroize::Zeroizing;
 
@@ -278,25 +278,27 @@ impl Repository {
         self.dataset(name)?.ok_or_else(|| Error::damaged(dataset::key(name), "it was written and is not there"))
     }
 
-    /// Destroys a whole dataset: heads, then key sheets and the dataset's secret, then packs. The caller holds its lease.
+    /// Destroys a whole dataset: heads, then key sheets and the dataset's secret, then packs. The caller holds its lease. What a lock
+    /// keeps is ciphertext without keys.
     pub fn shred_dataset(&self, name: &str) -> Result<()> {
         dataset::check_name(name)?;
         let (data, keys) = (&self.location.data, &self.location.keys);
-        for object in data.list(&format!("archives/{name}/"))? {
-            data.delete(&object.key)?;
-        }
-        for folder in ["sheets", "intake", "known"] {
-            for object in keys.list(&format!("{folder}/{name}/"))? {
-                keys.delete(&object.key)?;
+        let all = |store: &Arc<dyn Store>, prefix: String| -> Result<()> {
+            let found: BTreeSet<String> = store.list_versions(&prefix)?.into_iter().map(|o| o.key).collect();
+            let found: Vec<String> = found.into_iter().collect();
+            match store.delete_many(&found).into_iter().find(|(_, e)| !matches!(e, StoreError::Locked { .. })) {
+                Some((_, error)) => Err(error.into()),
+                None => Ok(()),
             }
+        };
+        all(data, format!("archives/{name}/"))?;
+        for folder in ["sheets", "intake", "known"] {
+            all(keys, format!("{folder}/{name}/"))?;
         }
         keys.delete(&host::put_keys_key(name))?;
         keys.delete(&dataset::key(name))?;
         self.datasets_cache().remove(name);
-        for object in data.list(&format!("packs/{name}/"))? {
-            data.delete(&object.key)?;
-        }
-        Ok(())
+        all(data, format!("packs/{name}/"))
     }
 
     /// Stores a sealed object on the keys store, replacing an older one. `purpose` is "request", "certificate" or "record" and is

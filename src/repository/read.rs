@@ -68,8 +68,11 @@ struct Decoded {
     limit: usize,
     used: usize,
     clock: u64,
-    lists: HashMap<ChunkId, (Arc<[Arc<Entry>]>, usize, u64)>,
+    lists: HashMap<ChunkId, DecodedList>,
 }
+
+/// Entries, what they cost in bytes, and when they were last used.
+type DecodedList = (Arc<[Arc<Entry>]>, usize, u64);
 
 /// Bytes of memory that a byte of an encoded list takes when it is decoded, roughly.
 const SWELL: usize = 4;

@@ -15,7 +15,8 @@ use super::sheet::{self, Row, Sheet, pack_key, role_byte};
 use super::{Repository, chunk};
 use crate::store::{StoreError, Wiped};
 use crate::{Error, Result};
-use std::collections::{HashMap, HashSet};
+use jiff::Timestamp;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use zeroize::Zeroizing;
 
 /// How a sweep goes about it.
@@ -56,6 +57,18 @@ pub struct Dropped {
     pub damaged: Vec<(String, Error)>,
     /// Packs with dead bytes that could not be wiped or deleted yet. Their keys are gone; a later run tries again.
     pub left: Vec<(String, Error)>,
+    /// Packs and heads that a lock keeps, with its end (`None`: a legal hold). Their keys are gone; the first run after it deletes them.
+    pub locked: Vec<(String, Option<Timestamp>)>,
+}
+
+impl Dropped {
+    /// Something in the store that could not be removed.
+    fn stays(&mut self, key: String, error: StoreError) {
+        match error {
+            StoreError::Locked { until, .. } => self.locked.push((key, until)),
+            other => self.left.push((key, other.into())),
+        }
+    }
 }
 
 /// Destroys every chunk of the dataset for which `keep` says `false`, and what interrupted writes left behind. The caller holds the
@@ -227,7 +240,7 @@ impl Sweep<'_> {
         self.repo.location().keys.delete(&sheet::key(self.dataset.name(), pack))?;
         let key = self.pack_key(pack);
         if let Err(e) = self.repo.location().data.delete(&key) {
-            self.out.left.push((key, e.into()));
+            self.out.stays(key, e);
         }
         Ok(())
     }
@@ -284,23 +297,37 @@ impl Sweep<'_> {
         Ok(())
     }
 
-    /// Deletes packs that no key sheet belongs to: written by somebody who never came to write the sheet, or whose sheet went first.
+    /// Deletes packs that no key sheet belongs to: written by somebody who never came to write the sheet, or whose sheet went first; and
+    /// packs and heads that were locked when they were deleted, and hide behind a delete marker.
     fn orphans(&mut self) -> Result<()> {
-        let location = self.repo.location();
+        let (name, location) = (self.dataset.name(), self.repo.location());
         // Packs that a put-only host handed in have their sheets in the intake until they are admitted.
         let mut with_sheet: HashSet<PackId> = HashSet::new();
         for folder in ["sheets", "intake"] {
-            let listed = location.keys.list(&format!("{folder}/{}/", self.dataset.name()))?;
+            let listed = location.keys.list(&format!("{folder}/{name}/"))?;
             with_sheet.extend(listed.iter().filter_map(|o| sheet::pack_of_key(&o.key)));
         }
-        for object in location.data.list(&format!("packs/{}/", self.dataset.name()))? {
-            let orphan = sheet::pack_of_key(&object.key).is_some_and(|pack| !with_sheet.contains(&pack));
-            if orphan {
-                match location.data.delete(&object.key) {
-                    Ok(()) => self.out.orphans += 1,
-                    Err(e) => self.out.left.push((object.key, e.into())),
-                }
+        let mut doomed: BTreeSet<String> = BTreeSet::new();
+        for object in location.data.list_versions(&format!("packs/{name}/"))? {
+            if sheet::pack_of_key(&object.key).is_some_and(|pack| !with_sheet.contains(&pack)) {
+                doomed.insert(object.key);
             }
+        }
+        let heads = location.data.list_versions(&format!("archives/{name}/"))?;
+        let readable: HashSet<&str> = heads.iter().filter(|h| h.is_latest && !h.is_delete_marker).map(|h| h.key.as_str()).collect();
+        doomed.extend(heads.iter().filter(|h| !readable.contains(h.key.as_str())).map(|h| h.key.clone()));
+        // What this very run has met already.
+        let known: HashSet<String> =
+            self.out.locked.iter().map(|(k, _)| k.clone()).chain(self.out.left.iter().map(|(k, _)| k.clone())).collect();
+        let doomed: Vec<String> = doomed.into_iter().filter(|k| !known.contains(k)).collect();
+        if doomed.is_empty() {
+            return Ok(());
+        }
+        (self.ours)()?;
+        let stay = location.data.delete_many(&doomed);
+        self.out.orphans += (doomed.len() as u64).saturating_sub(stay.len() as u64);
+        for (key, error) in stay {
+            self.out.stays(key, error);
         }
         Ok(())
     }

@@ -31,6 +31,13 @@ fn verbs(store: &dyn Store) {
     store.delete("verbs/a").unwrap();
     store.delete("verbs/never/was/there").unwrap();
     assert!(store.get("verbs/deep").unwrap_err().is_missing(), "a folder is no object");
+    for n in 0..7 {
+        store.put(&format!("many/{n}"), b"x").unwrap();
+    }
+    let keys: Vec<String> = (0..6).map(|n| format!("many/{n}")).chain(["many/none".to_string(), "../bad".to_string()]).collect();
+    let left = store.delete_many(&keys);
+    assert!(matches!(&left[..], [(key, StoreError::BadKey(_))] if key == "../bad"), "{left:?}");
+    assert_eq!(store.list_versions("many/").unwrap().into_iter().map(|o| o.key).collect::<Vec<_>>(), ["many/6"]);
     assert!(!store.describe().is_empty());
 }
 

@@ -1,7 +1,7 @@
 //! Wrappers around a store: one that counts (reports say what an erasure read and wrote, so the product uses it too), and one that
 //! misbehaves on demand (what a crash, a full disk or a rotten disk leave behind is a test's business).
 
-use super::{Object, Store, StoreError, StoreResult, Wiped};
+use super::{Finding, Object, Requests, Store, StoreError, StoreResult, Wiped};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -114,6 +114,11 @@ impl Store for Counting {
         add(&self.counters.deletes, 1);
         Ok(())
     }
+    fn delete_many(&self, keys: &[String]) -> Vec<(String, StoreError)> {
+        let left = self.inner.delete_many(keys);
+        add(&self.counters.deletes, (keys.len() as u64).saturating_sub(left.len() as u64));
+        left
+    }
     fn list(&self, prefix: &str) -> StoreResult<Vec<Object>> {
         add(&self.counters.lists, 1);
         self.inner.list(prefix)
@@ -132,6 +137,12 @@ impl Store for Counting {
     }
     fn remove_leftovers(&self) -> StoreResult<u64> {
         self.inner.remove_leftovers()
+    }
+    fn inspect(&self) -> Vec<Finding> {
+        self.inner.inspect()
+    }
+    fn requests(&self) -> Option<Requests> {
+        self.inner.requests()
     }
 }
 
@@ -248,5 +259,11 @@ impl Store for Faulty {
     }
     fn remove_leftovers(&self) -> StoreResult<u64> {
         self.inner.remove_leftovers()
+    }
+    fn inspect(&self) -> Vec<Finding> {
+        self.inner.inspect()
+    }
+    fn requests(&self) -> Option<Requests> {
+        self.inner.requests()
     }
 }

@@ -195,7 +195,7 @@ impl LocalStore {
             }
             match kind {
                 FileType::RegularFile => match fs::statat(dir, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
-                    Ok(stat) => out.push(Object { key, len: stat.st_size as u64, version: None, is_delete_marker: false }),
+                    Ok(stat) => out.push(Object { key, len: stat.st_size as u64, version: None, is_delete_marker: false, is_latest: true }),
                     Err(Errno::NOENT) => {}
                     Err(e) => return Err(self.failed("list", &key, e)),
                 },

@@ -90,6 +90,7 @@ impl Store for Memory {
             key: key.clone(),
             len: bytes.len() as u64,
             version: None,
+            is_latest: true,
             is_delete_marker: false,
         };
         Ok(self.objects().iter().filter(|(key, _)| key.starts_with(prefix)).map(object).collect())

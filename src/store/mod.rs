@@ -11,6 +11,7 @@ pub mod fault;
 pub mod local;
 pub mod memory;
 pub mod process;
+pub mod s3;
 
 use std::fmt;
 
@@ -49,6 +50,16 @@ pub enum StoreError {
         /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A lock that cannot be broken keeps it. It is hidden from [`Store::list`].
+    #[error("{store}: {key} is locked {}", until_when(.until))]
+    Locked {
+        /// [`Store::describe`].
+        store: String,
+        /// Key of the object.
+        key: String,
+        /// When the lock ends; `None`: when somebody ends a legal hold.
+        until: Option<jiff::Timestamp>,
+    },
     /// A key that no store takes.
     #[error("not a key of the object store: {0:?}")]
     BadKey(String),
@@ -75,6 +86,92 @@ pub struct Object {
     pub version: Option<String>,
     /// A delete marker of a versioned store (length 0).
     pub is_delete_marker: bool,
+    /// What a reader gets; `false`: an older version, or what is hidden behind a delete marker.
+    pub is_latest: bool,
+}
+
+/// Requests to a remote service, attempts included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Requests {
+    /// Reads of objects or parts of them.
+    pub get: u64,
+    /// Questions about objects.
+    pub head: u64,
+    /// Writes, parts of them, and what begins and ends them.
+    pub put: u64,
+    /// Pages of listings.
+    pub list: u64,
+    /// Removals; one may name a thousand objects.
+    pub delete: u64,
+    /// Questions about the bucket.
+    pub other: u64,
+    /// How many of all these were made again because an earlier attempt failed.
+    pub again: u64,
+}
+
+/// Something that a store does by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aspect {
+    /// Keeping versions of what is replaced or deleted.
+    Versions,
+    /// Moving and expiring objects.
+    Lifecycle,
+    /// Copying objects elsewhere.
+    Replication,
+    /// Locking objects.
+    Locks,
+}
+
+impl Aspect {
+    /// One word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Aspect::Versions => "versions",
+            Aspect::Lifecycle => "lifecycle",
+            Aspect::Replication => "replication",
+            Aspect::Locks => "locks",
+        }
+    }
+}
+
+/// What a finding means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Looked at, and nothing to say.
+    Fine,
+    /// Good to know.
+    Note,
+    /// Keeps what was erased, or loses what was not.
+    Warning,
+    /// Could not be read.
+    Unknown,
+    /// The service does not answer the question at all: unknown, and nothing can be granted to change that.
+    NotOffered,
+}
+
+impl Level {
+    /// For scripts.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Level::Fine => "fine",
+            Level::Note => "note",
+            Level::Warning => "warning",
+            Level::Unknown | Level::NotOffered => "UNKNOWN",
+        }
+    }
+}
+
+/// What a store does by itself with what is kept in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// [`Store::describe`].
+    pub place: String,
+    /// What it is about.
+    pub aspect: Aspect,
+    /// What it means.
+    pub level: Level,
+    /// In words.
+    pub text: String,
 }
 
 /// What became of a request to wipe byte ranges in place.
@@ -102,6 +199,10 @@ pub trait Store: Send + Sync {
     fn replace_if(&self, key: &str, expected: &[u8], bytes: &[u8]) -> StoreResult<bool>;
     /// Removes the object, with every version of it. Removing what is not there is no error.
     fn delete(&self, key: &str) -> StoreResult<()>;
+    /// Removes many objects like [`Store::delete`]; gives those that could not be removed, with why.
+    fn delete_many(&self, keys: &[String]) -> Vec<(String, StoreError)> {
+        keys.iter().filter_map(|key| Some((key.clone(), self.delete(key).err()?))).collect()
+    }
     /// The current objects whose key starts with `prefix` (a whole number of segments, ending in `/`, or empty), in no particular order.
     fn list(&self, prefix: &str) -> StoreResult<Vec<Object>>;
     /// Like [`Store::list`], with every version and delete marker: what proves that nothing is left.
@@ -110,6 +211,18 @@ pub trait Store: Send + Sync {
     fn wipe(&self, key: &str, ranges: &[(u64, u64)]) -> StoreResult<Wiped>;
     /// Removes what interrupted writes left behind (temporary files, multipart uploads); how many.
     fn remove_leftovers(&self) -> StoreResult<u64>;
+    /// What the store does by itself with what is kept in it: what may keep alive what was erased. Nothing for a folder.
+    fn inspect(&self) -> Vec<Finding> {
+        Vec::new()
+    }
+    /// Requests to a service so far; `None` where there is none.
+    fn requests(&self) -> Option<Requests> {
+        None
+    }
+}
+
+fn until_when(until: &Option<jiff::Timestamp>) -> String {
+    until.map_or_else(|| "until its legal hold is ended".to_string(), |t| format!("until {t}"))
 }
 
 /// Fails for keys that could leave the store's root or that some store cannot keep.

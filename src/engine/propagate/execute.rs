@@ -3,6 +3,7 @@
 use super::bytes::ByteSearch;
 use super::check::{absence, no_collateral};
 use super::plan::{also_known, is_made_after, is_processed, search};
+use super::proof;
 use super::{Options, People, Plan, Report, Scope, request_people};
 use crate::config;
 use crate::engine::archive::OpenArchive;
@@ -76,6 +77,9 @@ pub fn execute(session: &Session, plan: &Plan, options: &Options) -> Result<Repo
         let mine: Vec<&Request> = plan.iter().filter(|r| r.datasets.contains_key(dataset)).collect();
         run_dataset(session, config, &mine, options.scope, lease, &mut report)?;
     }
+    let (storage, kept_elsewhere) = proof::storage(session);
+    report.storage = storage;
+    report.gone = report.gone.and(kept_elsewhere);
     for request in &plan {
         let mut mine = report.archives.iter().filter(|a| request.datasets.contains_key(&a.dataset));
         if mine.all(|a| a.complete.contains(&request.id)) && report.gone == Verdict::Pass {
@@ -92,12 +96,14 @@ pub fn execute(session: &Session, plan: &Plan, options: &Options) -> Result<Repo
         gone: report.gone,
         scope: options.scope.to_string(),
         policies,
+        listing: report.listing.clone(),
+        storage: report.storage.clone(),
     })?;
     crate::engine::request::sweep_identities(session)?;
     let mine = |e: &&KeyExport| plan.iter().any(|r| e.since.erased.contains(&r.id));
     report.exports = session.state()?.outdated_exports().filter(mine).cloned().collect();
-    let now = session.traffic();
-    (report.bytes_read, report.bytes_written) = (now.0 - traffic.0, now.1 - traffic.1);
+    report.traffic = session.traffic().since(&traffic);
+    (report.bytes_read, report.bytes_written) = (report.traffic.bytes_read, report.traffic.bytes_written);
     Ok(report)
 }
 
@@ -433,19 +439,10 @@ pub fn drop_dead(session: &Session, dataset: &str, lease: &Lease, removed: &[Lis
         return Ok(Verdict::Unknown);
     }
     let keys_left = dead.iter().any(|(id, role)| fresh.contains(id, *role));
-    let store = &session.repo.location().data;
-    let stored: BTreeSet<String> = store.list_versions(&format!("archives/{dataset}/"))?.into_iter().map(|o| o.key).collect();
-    let heads_left = removed.iter().any(|l| stored.contains(&l.key));
-    let packs: BTreeSet<String> = store
-        .list_versions(&format!("packs/{dataset}/"))?
-        .into_iter()
-        .filter_map(|o| o.key.rsplit('/').next().map(str::to_string))
-        .collect();
-    // Packs of the intake have their sheets there.
-    let waiting = session.repo.pending(dataset)?.into_iter().flat_map(|p| p.packs).map(|p| p.to_string());
-    let known: BTreeSet<String> = fresh.packs().iter().map(|p| p.id.to_string()).chain(waiting).collect();
-    let packs_left = packs.difference(&known).next().is_some();
-    Ok(if keys_left || heads_left || packs_left {
+    let proof = proof::list(session, dataset, &fresh, removed, &dropped.locked)?;
+    let listed_left = proof.left > 0;
+    report.listing.add(proof);
+    Ok(if keys_left || listed_left {
         Verdict::Failed
     } else if dropped.left.is_empty() {
         Verdict::Pass

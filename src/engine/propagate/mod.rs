@@ -10,14 +10,17 @@ mod check;
 mod execute;
 mod people;
 mod plan;
+mod proof;
 
 pub use bytes::ByteSearch;
 pub use check::{Scope, needs_change};
 pub use execute::{drop_dead, execute};
 pub use people::{IDENTITIES_PURPOSE, People, REQUESTS, identities_key, request_people, token_mentions};
 pub use plan::{ArchivePlan, DatasetPlan, Plan, choose_requests, is_made_after, is_processed as plan_is_processed, plan};
+pub use proof::storage;
 
-use super::event::{ArchiveOutcome, Verdict};
+use super::event::{ArchiveOutcome, StorageFinding, StoreListing, Verdict};
+use super::session::Traffic;
 use super::state::KeyExport;
 use std::collections::BTreeMap;
 
@@ -51,6 +54,12 @@ pub struct Report {
     pub bytes_written: u64,
     /// Chunks dropped, and the bytes of ciphertext that went with them.
     pub dropped: (u64, u64),
+    /// What the listing of the store showed.
+    pub listing: StoreListing,
+    /// What the stores do by themselves.
+    pub storage: Vec<StorageFinding>,
+    /// Requests and bytes, by kind.
+    pub traffic: Traffic,
     /// Identities found on the person's records that the request does not name, per request: kind → how many values.
     pub also_known: BTreeMap<String, BTreeMap<String, u64>>,
     /// Exports of the keys that still hold what was destroyed.
@@ -69,6 +78,9 @@ impl Report {
             bytes_read: 0,
             bytes_written: 0,
             dropped: (0, 0),
+            listing: StoreListing::default(),
+            storage: Vec::new(),
+            traffic: Traffic::default(),
             also_known: BTreeMap::new(),
             exports: Vec::new(),
         }

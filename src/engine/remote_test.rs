@@ -1,0 +1,400 @@
+//! The main job on a bucket that misbehaves: backups, an erasure and restores while requests fail on a seeded schedule. Whatever happens: no
+//! archive is lost, nothing half erased is called done, and the same command again completes.
+
+use super::event::Verdict;
+use super::propagate::{Options, Scope, execute, plan};
+use super::session::Session;
+use super::{backup, certificate, request, restore, rotate, verify};
+use crate::catalog::Catalog;
+use crate::config;
+use crate::crypto::kdf::KdfParams;
+use crate::crypto::secret::Secret;
+use crate::env::{Clock, Env, Silent, Stop, SystemRandom};
+use crate::policy::Kind;
+use crate::repository::{InitOptions, Location, Repository};
+use crate::store::Store;
+use crate::store::fault::Counting;
+use crate::store::local::LocalStore;
+use crate::store::s3::fake::{Fake, Fault, Op};
+use crate::store::s3::{Lock, LockMode, Options as Bucket, S3Store};
+use crate::{Error, Result};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+const CONFIG: &str = r#"
+version: 1
+repository: ./not-used
+datasets:
+  crm:
+    source: {paths: [./data]}
+    unmapped: preserve
+    collections:
+      - name: people
+        entry: "*.csv"
+        on_erase: delete
+        fields: {Email: {identity: email, normalize: [trim, lower]}}
+"#;
+
+struct Moving(AtomicI64);
+
+impl Clock for Moving {
+    fn now(&self) -> jiff::Timestamp {
+        jiff::Timestamp::from_second(self.0.load(Ordering::SeqCst)).unwrap()
+    }
+}
+
+/// A source, a bucket that can misbehave, and a clock.
+struct Scene {
+    fake: Fake,
+    dir: tempfile::TempDir,
+    clock: Arc<Moving>,
+    env: Env,
+    bucket: Bucket,
+    /// Keys in a folder instead of the bucket.
+    keys_apart: bool,
+    /// Every command meets one fault, at a request that this seed chooses, if it makes that many.
+    cuts: Option<AtomicU64>,
+}
+
+fn secret() -> Secret {
+    Secret::passphrase("correct horse battery").unwrap()
+}
+
+/// A generator for schedules: the same seed, the same schedule.
+fn random(seed: &mut u64) -> u64 {
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    *seed
+}
+
+impl Scene {
+    fn new(fake: Fake, keys_apart: bool) -> Scene {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("data")).unwrap();
+        std::fs::create_dir(dir.path().join("keys")).unwrap();
+        let clock = Arc::new(Moving(AtomicI64::new(Env::system().now().as_second())));
+        let env = Env { clock: clock.clone(), random: Arc::new(SystemRandom), stop: Stop::default(), monitor: Arc::new(Silent) };
+        let bucket = Bucket { patience: Duration::ZERO, ..fake.options() };
+        let scene = Scene { fake, dir, clock, env, bucket, keys_apart, cuts: None };
+        scene.source(1);
+        scene
+    }
+
+    fn source(&self, night: u32) {
+        let mut csv = String::from("Name,Email\r\n");
+        for n in 0..200 {
+            csv += &format!("Person {n},p{n}@example.org\r\n");
+        }
+        csv += &format!("Late {night},late{night}@example.org\r\n");
+        std::fs::write(self.dir.path().join("data/people.csv"), csv).unwrap();
+        let noise: Vec<u8> = blake3::Hasher::new().update(&night.to_le_bytes()).finalize_xof().bytes(100_000);
+        std::fs::write(self.dir.path().join("data/noise.bin"), noise).unwrap();
+    }
+
+    fn location(&self) -> Location {
+        let data: Arc<dyn Store> = Arc::new(S3Store::open(self.bucket.clone(), &self.env).unwrap());
+        match self.keys_apart {
+            false => Location::single(data),
+            true => Location { data, keys: Arc::new(LocalStore::open(&self.dir.path().join("keys")).unwrap()) },
+        }
+    }
+
+    fn init(&self) {
+        let options = InitOptions { kdf: KdfParams { memory_kib: 64, passes: 1, lanes: 1 }, ..InitOptions::default() };
+        Repository::init(self.location(), &secret(), options, &self.env).unwrap();
+    }
+
+    fn open(&self) -> Result<Session> {
+        let location = self.location();
+        let meter = Arc::new(Counting::new(location.data.clone()));
+        let location = match self.keys_apart {
+            true => Location { data: meter.clone(), keys: location.keys },
+            false => Location::single(meter.clone()),
+        };
+        let repo = Arc::new(Repository::open(location, &secret(), &self.env)?);
+        let config = config::parse(CONFIG, &self.dir.path().join("reseal.yaml"))?;
+        let (catalog, _) = Catalog::open(&self.dir.path().join("state"), &repo.id().to_string())?;
+        Session::new(config, repo, catalog, "tester".into(), self.env.clone(), vec![meter])
+    }
+
+    /// A command of its own process: opened anew; a lease that could not be given back has run out.
+    fn command<T>(&self, run: impl Fn(&Session) -> Result<T>) -> Result<T> {
+        self.clock.0.fetch_add(600, Ordering::SeqCst);
+        if let Some(seed) = &self.cuts {
+            let mut dice = seed.load(Ordering::SeqCst);
+            let (mut left, kind) = (random(&mut dice) % 200, random(&mut dice) % 5);
+            seed.store(dice, Ordering::SeqCst);
+            self.fake.schedule(move |op, _| {
+                left = left.wrapping_sub(1);
+                (left == 0).then_some(match kind {
+                    0 => Fault::Refuse("ExpiredToken"),
+                    1 => Fault::Refuse("AccessDenied"),
+                    2 if op == Op::Delete => Fault::HalfBatch,
+                    3 if op == Op::Get => Fault::Cut,
+                    _ => Fault::Lost,
+                })
+            });
+        }
+        run(&self.open()?)
+    }
+
+    /// The command, again and again until it completes; how often it failed.
+    fn insist<T>(&self, run: impl Fn(&Session) -> Result<T>) -> (T, u32) {
+        for failures in 0..40 {
+            match self.command(&run) {
+                Ok(done) => return (done, failures),
+                Err(e) => assert!(matches!(e, Error::Store(_)), "a failing store, and nothing else: {e}"),
+            }
+        }
+        panic!("it never completed");
+    }
+
+    fn backup(&self, session: &Session) -> Result<String> {
+        let report = backup::backup(session, session.dataset_config("crm")?, None)?;
+        Ok(report.head.archive.to_string())
+    }
+
+    fn ask(&self, session: &Session, email: &str) -> Result<String> {
+        // The command before may have got through, and only its answer not.
+        if let Some(known) = session.state()?.requests.first() {
+            return Ok(known.id.clone());
+        }
+        let opening = request::Opening {
+            identities: format!(r#"{{"email": "{email}"}}"#),
+            datasets: vec![],
+            kind: Kind::SubjectRequest,
+            received: None,
+            reason: None,
+        };
+        Ok(request::open(session, &opening)?.remove(0))
+    }
+
+    fn erase(&self, session: &Session) -> Result<super::propagate::Report> {
+        let options = Options { scope: Scope::Full, ..Options::default() };
+        execute(session, &plan(session, &options)?, &options)
+    }
+
+    fn restored(&self, session: &Session, archive: &str, n: &str) -> Result<(String, Vec<u8>)> {
+        let to = self.dir.path().join(format!("out-{n}"));
+        let _ = std::fs::remove_dir_all(&to);
+        restore::restore(session, archive, &to, &Default::default())?;
+        Ok((std::fs::read_to_string(to.join("data/people.csv")).unwrap(), std::fs::read(to.join("data/noise.bin")).unwrap()))
+    }
+}
+
+trait Bytes {
+    fn bytes(self, n: usize) -> Vec<u8>;
+}
+
+impl Bytes for blake3::OutputReader {
+    fn bytes(mut self, n: usize) -> Vec<u8> {
+        let mut out = vec![0; n];
+        self.fill(&mut out);
+        out
+    }
+}
+
+/// The whole job, while requests fail as the schedule says; how many failures it took.
+fn main_job(scene: &Scene) -> u32 {
+    let mut failures = 0;
+    let mut archives: Vec<String> = Vec::new();
+    let mut sources = Vec::new();
+    for night in 1..=2 {
+        scene.source(night);
+        let (archive, f) = scene.insist(|s| scene.backup(s));
+        failures += f;
+        archives.push(archive);
+        let data = scene.dir.path().join("data");
+        sources.push((std::fs::read_to_string(data.join("people.csv")).unwrap(), std::fs::read(data.join("noise.bin")).unwrap()));
+    }
+    let (id, f) = scene.insist(|s| scene.ask(s, "P7@example.org"));
+    failures += f;
+    scene.clock.0.fetch_add(4 * 86_400, Ordering::SeqCst);
+    let mut done = false;
+    for _ in 0..40 {
+        match scene.command(|s| scene.erase(s)) {
+            Ok(report) => {
+                if report.done.contains(&id) || report.started == 0 {
+                    done = true;
+                    break;
+                }
+                // Said to be partial, never done; the same command again.
+                assert!(report.partial.contains(&id));
+                let why: Vec<&String> = report.archives.iter().flat_map(|a| &a.left).collect();
+                eprintln!("partial: gone {}, {why:?}", report.gone);
+                failures += 1;
+            }
+            Err(e) => {
+                assert!(matches!(e, Error::Store(_)), "{e}");
+                eprintln!("failed: {e}");
+                failures += 1;
+            }
+        }
+    }
+    assert!(done, "the erasure never completed");
+    scene.fake.heal();
+    let session = scene.open().unwrap();
+    let state = session.state().unwrap();
+    let finished = state.request(&id).unwrap().finished.clone().unwrap();
+    assert!(finished.done && finished.gone == Verdict::Pass && finished.listing.left == 0);
+    let certified = certificate::make(&session, &id).unwrap();
+    assert_eq!(certified["body"]["result"], "PASS", "{certified:#}");
+    for (archive, (csv, noise)) in archives.iter().zip(&sources) {
+        let expected: String = csv.split_inclusive('\n').filter(|l| !l.contains("p7@")).collect();
+        let (restored, bytes) = scene.restored(&session, archive, archive).unwrap();
+        assert_eq!(restored, expected);
+        assert!(bytes == *noise);
+    }
+    assert!(verify::verify(&session, &[], 1.0).unwrap().iter().all(|c| c.verdict == Verdict::Pass));
+    failures
+}
+
+#[test]
+fn requests_that_fail_now_and_then_only_cost_time() {
+    for (seed, fake) in [(1u64, Fake::start()), (2, Fake::versioned())] {
+        let mut scene = Scene::new(fake, false);
+        scene.bucket.patience = Duration::from_secs(60);
+        scene.init();
+        let mut seed = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        scene.fake.schedule(move |op, _| {
+            let dice = random(&mut seed);
+            if !dice.is_multiple_of(12) {
+                return None;
+            }
+            Some(match (dice >> 16) % 6 {
+                0 => Fault::Refuse("InternalError"),
+                1 => Fault::Refuse("SlowDown"),
+                2 if op == Op::Put => Fault::Refuse("BadDigest"),
+                2 | 3 if op == Op::Get => Fault::Garbled,
+                4 if op == Op::Get => Fault::Cut,
+                5 if op == Op::Delete => Fault::HalfBatch,
+                _ => Fault::Lost,
+            })
+        });
+        assert_eq!(main_job(&scene), 0);
+    }
+}
+
+#[test]
+fn a_command_that_is_cut_off_anywhere_completes_when_run_again() {
+    // Every attempt is the last one here, so every fault ends the command that meets it.
+    let mut failures = 0;
+    for seed in 1..=10u64 {
+        let mut scene = Scene::new(if seed % 2 == 0 { Fake::versioned() } else { Fake::start() }, seed % 4 == 3);
+        scene.init();
+        scene.cuts = Some(AtomicU64::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+        failures += main_job(&scene);
+    }
+    assert!(failures >= 8, "the schedule did not bite: {failures}");
+}
+
+#[test]
+fn a_bucket_that_vanishes_is_no_empty_one() {
+    let scene = Scene::new(Fake::start(), false);
+    scene.init();
+    scene.insist(|s| scene.backup(s));
+    let session = scene.open().unwrap();
+    scene.fake.bucket().gone = true;
+    let text = |e: Error| {
+        assert_ne!(e.exit_code(), 6, "not damage: {e}");
+        e.to_string()
+    };
+    assert!(text(scene.open().err().unwrap()).contains("bucket is not there"));
+    assert!(text(scene.backup(&session).err().unwrap()).contains("bucket is not there"));
+    assert!(text(rotate::rotate(&session, session.dataset_config("crm").unwrap(), false).err().unwrap()).contains("bucket is not there"));
+    scene.fake.bucket().gone = false;
+    drop(session);
+    scene.insist(|s| scene.backup(s));
+}
+
+#[test]
+fn what_is_locked_loses_its_keys_at_once_and_its_bytes_when_the_lock_ends() {
+    for default_retention in [false, true] {
+        let fake = Fake::versioned();
+        fake.bucket().lockable = true;
+        let mut scene = Scene::new(fake, true);
+        if default_retention {
+            scene.fake.bucket().default_days = Some(30);
+        } else {
+            scene.bucket.locks = [("crm".to_string(), Lock { mode: LockMode::Compliance, days: 30 })].into();
+        }
+        scene.init();
+        scene.insist(|s| scene.backup(s));
+        scene.insist(|s| scene.ask(s, "p7@example.org"));
+        scene.clock.0.fetch_add(4 * 86_400, Ordering::SeqCst);
+        let report = scene.command(|s| scene.erase(s)).unwrap();
+        assert_eq!((report.done.len(), report.gone, report.listing.left), (1, Verdict::Pass, 0), "{report:?}");
+        let locked = &report.listing.locked;
+        assert!(locked.iter().any(|l| l.key.starts_with("packs/crm/")) && locked.iter().all(|l| l.until.is_some()), "{locked:?}");
+        assert_eq!(locked.iter().any(|l| l.key.starts_with("archives/")), default_retention, "heads are locked only by the bucket itself");
+        let session = scene.open().unwrap();
+        let certified = certificate::make(&session, &report.done[0]).unwrap();
+        assert_eq!(certified["body"]["result"], "PASS");
+        assert!(certified["body"]["locked"][0]["locked_until"].is_string(), "{certified:#}");
+        // Still readable, and still locked: nothing changes.
+        let archive = session.heads("crm").unwrap().latest[0].head.archive.to_string();
+        assert!(!scene.restored(&session, &archive, "locked").unwrap().0.contains("p7@"));
+        drop(session);
+        let rotated = scene.command(|s| rotate::rotate(s, s.dataset_config("crm").unwrap(), false)).unwrap();
+        assert_eq!((rotated.gone, rotated.locked.len()), (Verdict::Pass, locked.len()));
+        let before = scene.fake.versions("packs/");
+        scene.fake.unlock();
+        let rotated = scene.command(|s| rotate::rotate(s, s.dataset_config("crm").unwrap(), false)).unwrap();
+        assert_eq!((rotated.gone, rotated.locked.len()), (Verdict::Pass, 0));
+        assert!(scene.fake.versions("packs/") < before);
+        assert_eq!(scene.fake.versions("archives/"), 1);
+        let session = scene.open().unwrap();
+        assert!(verify::verify(&session, &[], 1.0).unwrap().iter().all(|c| c.verdict == Verdict::Pass));
+    }
+}
+
+#[test]
+fn keys_that_may_live_on_elsewhere_leave_an_erasure_unknown() {
+    let scene = Scene::new(Fake::versioned(), false);
+    scene.init();
+    scene.insist(|s| scene.backup(s));
+    scene.insist(|s| scene.ask(s, "p7@example.org"));
+    scene.clock.0.fetch_add(4 * 86_400, Ordering::SeqCst);
+    scene.fake.bucket().replicated = true;
+    let report = scene.command(|s| scene.erase(s)).unwrap();
+    assert_eq!((report.done.len(), report.gone), (0, Verdict::Unknown));
+    scene.fake.bucket().replicated = false;
+    scene.fake.bucket().denied = vec!["GetBucketReplication"];
+    let report = scene.command(|s| scene.erase(s)).unwrap();
+    assert_eq!((report.done.len(), report.gone), (0, Verdict::Unknown), "what may not be read is not known");
+    scene.fake.bucket().denied.clear();
+    let report = scene.command(|s| scene.erase(s)).unwrap();
+    assert_eq!((report.done.len(), report.gone), (1, Verdict::Pass));
+}
+
+#[test]
+fn an_old_sheet_that_a_crash_left_is_found_by_verify_and_removed_by_rotate() {
+    let scene = Scene::new(Fake::versioned(), false);
+    scene.init();
+    scene.insist(|s| scene.backup(s));
+    let session = scene.open().unwrap();
+    let sheet = session.repo.location().keys.list("sheets/crm/").unwrap().remove(0).key;
+    scene.fake.plant(&sheet, b"an old sheet");
+    let checked = verify::verify(&session, &[], 0.0).unwrap();
+    assert!(checked.iter().any(|c| c.verdict == Verdict::Failed && c.problems[0].contains("old version")), "{checked:?}");
+    rotate::rotate(&session, session.dataset_config("crm").unwrap(), false).unwrap();
+    assert!(verify::verify(&session, &[], 0.0).unwrap().iter().all(|c| c.verdict == Verdict::Pass));
+}
+
+#[test]
+fn traffic_is_told_by_kind() {
+    let scene = Scene::new(Fake::start(), false);
+    scene.init();
+    scene.insist(|s| scene.backup(s));
+    let said = Mutex::new(None);
+    scene.insist(|s| {
+        let before = s.traffic();
+        scene.backup(s)?;
+        *said.lock().unwrap() = Some(s.traffic().since(&before));
+        Ok(())
+    });
+    let traffic = said.into_inner().unwrap().unwrap();
+    assert!(traffic.requests.get > 0 && traffic.requests.put > 0 && traffic.requests.list > 0 && traffic.bytes_written > 0, "{traffic:?}");
+}

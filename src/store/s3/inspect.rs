@@ -1,0 +1,270 @@
+//! What a bucket does by itself with what is put into it: keeps versions, moves or expires objects, copies them elsewhere, locks them.
+//! Each of these can keep alive what was erased, or lose what was not. What cannot be read is unknown, and said to be.
+
+use super::S3Store;
+use super::client::Verb;
+use super::errors::{Failure, Kind};
+use crate::store::{Aspect, Finding, Level, Store, StoreResult};
+use aws_sdk_s3::types::{
+    BucketVersioningStatus, DefaultRetention, ExpirationStatus, LifecycleRule, MfaDeleteStatus, ObjectLockEnabled, ObjectLockRetentionMode,
+    ReplicationRuleStatus, TransitionStorageClass,
+};
+
+impl S3Store {
+    /// Everything about the bucket that an erasure's proof depends on.
+    pub(super) async fn findings(&self) -> Vec<Finding> {
+        let mut out = Vec::new();
+        self.see_versions(&mut out).await;
+        self.see_lifecycle(&mut out).await;
+        self.see_replication(&mut out).await;
+        self.see_locks(&mut out).await;
+        out
+    }
+
+    fn finding(&self, aspect: Aspect, level: Level, text: impl Into<String>) -> Finding {
+        Finding { place: self.describe(), aspect, level, text: text.into() }
+    }
+
+    fn unknown(&self, aspect: Aspect, failure: &Failure) -> Finding {
+        let why = match failure.kind {
+            Kind::NotImplemented => "the service does not answer this question".to_string(),
+            _ => failure.to_string(),
+        };
+        Finding {
+            level: if failure.kind == Kind::NotImplemented { Level::NotOffered } else { Level::Unknown },
+            ..self.finding(aspect, Level::Unknown, format!("could not be read: {why}"))
+        }
+    }
+
+    async fn see_versions(&self, out: &mut Vec<Finding>) {
+        let answer = self
+            .connection
+            .call(Verb::Other, 0, || async {
+                Ok(self.connection.client.get_bucket_versioning().bucket(&self.options.bucket).send().await?)
+            })
+            .await;
+        out.push(match answer {
+            Err(f) => self.unknown(Aspect::Versions, &f),
+            Ok(a) if a.mfa_delete() == Some(&MfaDeleteStatus::Enabled) => self.finding(
+                Aspect::Versions,
+                Level::Warning,
+                "versions can only be removed with a second factor (MFA delete): reseal cannot destroy keys here",
+            ),
+            Ok(a) => match a.status() {
+                None => self.finding(Aspect::Versions, Level::Fine, "the bucket keeps no versions"),
+                Some(BucketVersioningStatus::Suspended) => self.finding(
+                    Aspect::Versions,
+                    Level::Note,
+                    "versioning is suspended; older versions may be there, and reseal removes those of what it replaces or deletes",
+                ),
+                Some(_) => self.finding(
+                    Aspect::Versions,
+                    Level::Note,
+                    "the bucket keeps versions; reseal removes every version of what it replaces or deletes, and lists them to prove it",
+                ),
+            },
+        });
+    }
+
+    async fn see_lifecycle(&self, out: &mut Vec<Finding>) {
+        let answer = self
+            .connection
+            .call(Verb::Other, 0, || async {
+                Ok(self.connection.client.get_bucket_lifecycle_configuration().bucket(&self.options.bucket).send().await?)
+            })
+            .await;
+        let rules = match answer {
+            Err(f) if f.is("NoSuchLifecycleConfiguration") || (f.kind == Kind::Missing) => Vec::new(),
+            Err(f) => return out.push(self.unknown(Aspect::Lifecycle, &f)),
+            Ok(a) => a.rules().to_vec(),
+        };
+        let before = out.len();
+        for rule in rules.iter().filter(|r| *r.status() == ExpirationStatus::Enabled && self.concerns(r)) {
+            let name = rule.id().map_or_else(String::new, |id| format!("rule {id}: "));
+            if let Some(e) = rule.expiration()
+                && (e.days().is_some() || e.date().is_some())
+            {
+                let when = e.days().map_or_else(|| "at a date".to_string(), |d| format!("after {d} days"));
+                out.push(self.finding(
+                    Aspect::Lifecycle,
+                    Level::Warning,
+                    format!("{name}objects expire {when}: backups would be LOST; exclude this prefix"),
+                ));
+            }
+            for t in rule.transitions() {
+                let class = t.storage_class().map_or("another storage class", TransitionStorageClass::as_str);
+                let slow = matches!(t.storage_class(), Some(TransitionStorageClass::Glacier | TransitionStorageClass::DeepArchive));
+                let (level, what) = match slow {
+                    true => (Level::Warning, "what is there cannot be read, searched or erased without bringing it back first"),
+                    false => (Level::Note, "which changes costs, not contents"),
+                };
+                out.push(self.finding(Aspect::Lifecycle, level, format!("{name}objects move to {class}, {what}")));
+            }
+            if let Some(e) = rule.noncurrent_version_expiration() {
+                let days = e.noncurrent_days().unwrap_or(0);
+                let text = format!(
+                    "{name}versions that are not current are kept by the bucket for {days} days; reseal does not wait for that, it removes them itself"
+                );
+                out.push(self.finding(Aspect::Lifecycle, Level::Note, text));
+            }
+            if !rule.noncurrent_version_transitions().is_empty() {
+                out.push(self.finding(
+                    Aspect::Lifecycle,
+                    Level::Note,
+                    format!("{name}versions that are not current move to another storage class"),
+                ));
+            }
+        }
+        if out.len() == before {
+            out.push(self.finding(Aspect::Lifecycle, Level::Fine, "no lifecycle rule touches objects here"));
+        }
+    }
+
+    /// Whether a rule can reach objects of ours: they carry no tags.
+    fn concerns(&self, rule: &LifecycleRule) -> bool {
+        #[allow(deprecated)]
+        let old = rule.prefix();
+        let (prefix, tagged) = match rule.filter() {
+            None => (old, false),
+            Some(f) => match f.and() {
+                Some(and) => (and.prefix(), !and.tags().is_empty()),
+                None => (f.prefix(), f.tag().is_some()),
+            },
+        };
+        let (prefix, root) = (prefix.unwrap_or_default(), self.root());
+        !tagged && (prefix.starts_with(&root) || root.starts_with(prefix))
+    }
+
+    async fn see_replication(&self, out: &mut Vec<Finding>) {
+        let answer = self
+            .connection
+            .call(Verb::Other, 0, || async {
+                Ok(self.connection.client.get_bucket_replication().bucket(&self.options.bucket).send().await?)
+            })
+            .await;
+        let rules = match answer {
+            Err(f) if f.is("ReplicationConfigurationNotFoundError") || f.kind == Kind::Missing => Vec::new(),
+            Err(f) => return out.push(self.unknown(Aspect::Replication, &f)),
+            Ok(a) => a.replication_configuration().map(|c| c.rules().to_vec()).unwrap_or_default(),
+        };
+        let mut targets: Vec<String> = rules
+            .iter()
+            .filter(|r| *r.status() == ReplicationRuleStatus::Enabled)
+            .map(|r| r.destination().map_or_else(|| "somewhere".to_string(), |d| d.bucket().to_string()))
+            .collect();
+        targets.sort();
+        targets.dedup();
+        out.push(match targets.is_empty() {
+            true => self.finding(Aspect::Replication, Level::Fine, "the bucket is not copied elsewhere by the service"),
+            false => self.finding(
+                Aspect::Replication,
+                Level::Warning,
+                format!(
+                    "everything is copied to {}; the service does not carry the removal of versions there, so what is erased here stays there",
+                    targets.join(", ")
+                ),
+            ),
+        });
+    }
+
+    async fn see_locks(&self, out: &mut Vec<Finding>) {
+        out.push(match self.lock_configuration().await {
+            Err(f) => self.unknown(Aspect::Locks, &f),
+            Ok(LockState::Off) => self.finding(Aspect::Locks, Level::Fine, "objects here cannot be locked"),
+            Ok(LockState::On) => {
+                self.finding(Aspect::Locks, Level::Note, "objects here can be locked; only those are that reseal is told to lock")
+            }
+            Ok(LockState::Default(what)) => self.finding(
+                Aspect::Locks,
+                Level::Warning,
+                format!("the bucket locks every new object for {what}: none can be removed before"),
+            ),
+        });
+    }
+
+    async fn lock_configuration(&self) -> Result<LockState, Failure> {
+        let answer = self
+            .connection
+            .call(Verb::Other, 0, || async {
+                Ok(self.connection.client.get_object_lock_configuration().bucket(&self.options.bucket).send().await?)
+            })
+            .await;
+        let config = match answer {
+            Err(f) if f.is("ObjectLockConfigurationNotFoundError") || f.kind == Kind::Missing => return Ok(LockState::Off),
+            Err(f) => return Err(f),
+            Ok(a) => a.object_lock_configuration().cloned(),
+        };
+        let Some(config) = config.filter(|c| c.object_lock_enabled() == Some(&ObjectLockEnabled::Enabled)) else {
+            return Ok(LockState::Off);
+        };
+        Ok(match config.rule().and_then(|r| r.default_retention()) {
+            None => LockState::On,
+            Some(retention) => LockState::Default(span(retention)),
+        })
+    }
+
+    /// The bucket's own lock of everything new, in words; `None` when it has none, or offers no locks.
+    pub fn default_retention(&self) -> StoreResult<Option<String>> {
+        match self.connection.block_on(self.lock_configuration()) {
+            Ok(LockState::Default(what)) => Ok(Some(what)),
+            Ok(_) => Ok(None),
+            Err(f) if f.kind == Kind::NotImplemented => Ok(None),
+            Err(f) => Err(self.error("ask for the locks of", "", f)),
+        }
+    }
+
+    /// Whether objects can be locked at all; `None` when that cannot be read.
+    pub fn can_lock(&self) -> Option<bool> {
+        match self.connection.block_on(self.lock_configuration()) {
+            Ok(LockState::Off) => Some(false),
+            Ok(_) => Some(true),
+            Err(f) if f.kind == Kind::NotImplemented => Some(false),
+            Err(_) => None,
+        }
+    }
+
+    /// Where the bucket is, as the service says.
+    pub fn region(&self) -> StoreResult<String> {
+        let region = self.connection.block_on(async {
+            let head = self
+                .connection
+                .call(Verb::Head, 0, || async { Ok(self.connection.client.head_bucket().bucket(&self.options.bucket).send().await?) })
+                .await;
+            if let Ok(region) = head.as_ref().map(|h| h.bucket_region().map(str::to_string))
+                && let Some(region) = region
+            {
+                return Ok(region);
+            }
+            let answer = self
+                .connection
+                .call(Verb::Other, 0, || async {
+                    Ok(self.connection.client.get_bucket_location().bucket(&self.options.bucket).send().await?)
+                })
+                .await?;
+            // The oldest regions have names of their own here.
+            Ok(match answer.location_constraint().map(|c| c.as_str()) {
+                None | Some("") => "us-east-1".to_string(),
+                Some("EU") => "eu-west-1".to_string(),
+                Some(other) => other.to_string(),
+            })
+        });
+        region.map_err(|f: Failure| self.error("find the region of", "", f))
+    }
+}
+
+enum LockState {
+    Off,
+    On,
+    Default(String),
+}
+
+fn span(retention: &DefaultRetention) -> String {
+    let mode = match retention.mode() {
+        Some(ObjectLockRetentionMode::Compliance) => "compliance",
+        _ => "governance",
+    };
+    match (retention.years(), retention.days()) {
+        (Some(years), _) if years > 0 => format!("{years} years ({mode})"),
+        (_, days) => format!("{} days ({mode})", days.unwrap_or(0)),
+    }
+}

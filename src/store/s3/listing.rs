@@ -1,0 +1,135 @@
+//! Listings: page by page to the end, in whatever order the service has, and only what can be an object of ours.
+
+use super::S3Store;
+use super::client::Verb;
+use super::errors::Failure;
+use crate::store::{Object, check_key};
+
+/// A version of an object, or a delete marker.
+#[derive(Debug, Clone)]
+pub(super) struct Version {
+    pub key: String,
+    pub len: u64,
+    /// `None` where the service does not say.
+    pub id: Option<String>,
+    pub latest: bool,
+    pub marker: bool,
+}
+
+impl Version {
+    pub fn into_object(self) -> Object {
+        Object { key: self.key, len: self.len, version: self.id, is_delete_marker: self.marker, is_latest: self.latest }
+    }
+}
+
+impl S3Store {
+    /// The key of an object in the bucket, as the store calls it.
+    fn ours(&self, full: Option<&str>) -> Option<String> {
+        let key = full?.strip_prefix(self.root().as_str())?;
+        check_key(key).ok().map(|()| key.to_string())
+    }
+
+    /// Current objects under a prefix.
+    pub(super) async fn objects(&self, prefix: &str) -> Result<Vec<Object>, Failure> {
+        let mut out = Vec::new();
+        let mut token: Option<String> = None;
+        loop {
+            let page = self
+                .connection
+                .call(Verb::List, 0, || async {
+                    let request = self.connection.client.list_objects_v2().bucket(&self.options.bucket).prefix(self.full(prefix));
+                    Ok(request.set_continuation_token(token.clone()).send().await?)
+                })
+                .await?;
+            for object in page.contents() {
+                if let Some(key) = self.ours(object.key()) {
+                    let len = u64::try_from(object.size().unwrap_or(0)).unwrap_or(0);
+                    out.push(Object { key, len, version: None, is_delete_marker: false, is_latest: true });
+                }
+            }
+            if page.is_truncated() != Some(true) {
+                return Ok(out);
+            }
+            token = match page.next_continuation_token() {
+                Some(next) if token.as_deref() != Some(next) => Some(next.to_string()),
+                _ => return Err(Failure::other("the listing does not go on where it says that it does")),
+            };
+        }
+    }
+
+    /// Versions and delete markers under a prefix of whole segments.
+    pub(super) async fn versions(&self, prefix: &str) -> Result<Vec<Version>, Failure> {
+        self.all_versions(&self.full(prefix)).await
+    }
+
+    /// Versions and delete markers of one key.
+    pub(super) async fn versions_of(&self, key: &str) -> Result<Vec<Version>, Failure> {
+        let mut versions = self.all_versions(&self.full(key)).await?;
+        versions.retain(|v| v.key == key);
+        Ok(versions)
+    }
+
+    /// First segments under which there are objects, or once were; each ends in `/`.
+    pub(super) async fn folders(&self) -> Result<Vec<String>, Failure> {
+        let mut out = Vec::new();
+        let mut from: (Option<String>, Option<String>) = (None, None);
+        loop {
+            let page = self
+                .connection
+                .call(Verb::List, 0, || async {
+                    let request = self.connection.client.list_object_versions().bucket(&self.options.bucket);
+                    let request = request.prefix(self.root()).delimiter("/").set_key_marker(from.0.clone());
+                    Ok(request.set_version_id_marker(from.1.clone()).send().await?)
+                })
+                .await?;
+            for folder in page.common_prefixes().iter().filter_map(|p| p.prefix()?.strip_prefix(self.root().as_str())) {
+                if folder.strip_suffix('/').is_some_and(|f| check_key(f).is_ok()) {
+                    out.push(folder.to_string());
+                }
+            }
+            if page.is_truncated() != Some(true) {
+                return Ok(out);
+            }
+            let next = (page.next_key_marker().map(str::to_string), page.next_version_id_marker().map(str::to_string));
+            if next.0.is_none() || next == from {
+                return Err(Failure::other("the listing does not go on where it says that it does"));
+            }
+            from = next;
+        }
+    }
+
+    async fn all_versions(&self, full: &str) -> Result<Vec<Version>, Failure> {
+        let mut out = Vec::new();
+        let mut from: (Option<String>, Option<String>) = (None, None);
+        loop {
+            let page = self
+                .connection
+                .call(Verb::List, 0, || async {
+                    let request = self.connection.client.list_object_versions().bucket(&self.options.bucket).prefix(full);
+                    Ok(request.set_key_marker(from.0.clone()).set_version_id_marker(from.1.clone()).send().await?)
+                })
+                .await?;
+            for v in page.versions() {
+                if let Some(key) = self.ours(v.key()) {
+                    let len = u64::try_from(v.size().unwrap_or(0)).unwrap_or(0);
+                    let id = v.version_id().map(str::to_string);
+                    out.push(Version { key, len, id, latest: v.is_latest().unwrap_or(false), marker: false });
+                }
+            }
+            for m in page.delete_markers() {
+                if let Some(key) = self.ours(m.key()) {
+                    let id = m.version_id().map(str::to_string);
+                    out.push(Version { key, len: 0, id, latest: m.is_latest().unwrap_or(false), marker: true });
+                }
+            }
+            if page.is_truncated() != Some(true) {
+                return Ok(out);
+            }
+            let next = (page.next_key_marker().map(str::to_string), page.next_version_id_marker().map(str::to_string));
+            if next.0.is_none() || next == from {
+                return Err(Failure::other("the listing does not go on where it says that it does"));
+            }
+            from = next;
+        }
+    }
+}

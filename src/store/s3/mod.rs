@@ -1,0 +1,353 @@
+//! Objects in an S3 bucket.
+//!
+//! What has to hold is what a local directory gives: a reader sees the old bytes or the new ones, conditional writes have one winner,
+//! and what was removed is gone. On a bucket with versions nothing is gone by itself: `put` over an object that may hold keys removes
+//! the versions behind it, `delete` removes every version and delete marker, and a listing with versions proves it.
+//!
+//! | file | idea |
+//! |---|---|
+//! | [`client`] | credentials, connections, attempts, limits, Ctrl-C |
+//! | [`errors`] | what an answer means |
+//! | [`listing`] | pages of objects and versions |
+//! | [`multipart`] | objects in parts, and uploads that nobody finished |
+//! | [`delete`] | every version of a key, many keys at once |
+//! | [`lock`] | objects that the service does not let go before a date |
+//! | [`inspect`] | what a bucket does by itself: versions, lifecycle rules, replication, locks |
+
+mod client;
+mod delete;
+mod errors;
+mod inspect;
+mod listing;
+mod lock;
+mod multipart;
+
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;
+
+pub use client::{Encryption, Options};
+pub use lock::{Lock, LockMode};
+
+use super::{Finding, Object, Requests, Store, StoreError, StoreResult, Wiped, check_key};
+use crate::crash;
+use crate::env::Env;
+use aws_sdk_s3::operation::get_object::builders::GetObjectFluentBuilder;
+use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::ServerSideEncryption;
+use client::{Connection, Verb};
+use errors::{Failure, Kind};
+use std::cell::Cell;
+use std::sync::OnceLock;
+
+/// Larger objects go in parts.
+const SINGLE: usize = 16 << 20;
+
+/// A bucket, or a part of one, that keeps objects.
+pub struct S3Store {
+    options: Options,
+    connection: Connection,
+    /// Whether the bucket has, or had, versions; asked once.
+    versioned: OnceLock<bool>,
+}
+
+/// When a write takes place.
+#[derive(Debug, Clone)]
+enum When {
+    Always,
+    Absent,
+    Matches(String),
+}
+
+/// What a write left.
+struct Put {
+    /// The version, on a bucket that keeps them.
+    version: Option<String>,
+    /// An earlier attempt may have left a version as well.
+    repeated: bool,
+}
+
+impl S3Store {
+    /// Connects. The bucket must be there: a missing one would look like an empty store.
+    pub fn open(options: Options, env: &Env) -> StoreResult<S3Store> {
+        let place = options.to_string();
+        let failed =
+            |f: Failure| StoreError::Failed { store: place.clone(), action: "open", key: "the bucket".to_string(), source: Box::new(f) };
+        let connection = Connection::open(&options, env).map_err(failed)?;
+        Ok(S3Store { options, connection, versioned: OnceLock::new() })
+    }
+
+    /// The prefix of every key in the bucket, ending in `/` unless it is empty.
+    fn root(&self) -> String {
+        if self.options.prefix.is_empty() { String::new() } else { format!("{}/", self.options.prefix) }
+    }
+
+    fn full(&self, key: &str) -> String {
+        format!("{}{key}", self.root())
+    }
+
+    fn missing(&self, key: &str) -> StoreError {
+        StoreError::Missing { store: self.describe(), key: key.to_string() }
+    }
+
+    fn error(&self, action: &'static str, key: &str, failure: Failure) -> StoreError {
+        match failure.kind {
+            Kind::Missing => self.missing(key),
+            _ => {
+                let key = if key.is_empty() { "the bucket" } else { key };
+                StoreError::Failed { store: self.describe(), action, key: key.to_string(), source: Box::new(failure) }
+            }
+        }
+    }
+
+    async fn read(
+        &self,
+        key: &str,
+        shape: impl Fn(GetObjectFluentBuilder) -> GetObjectFluentBuilder,
+        expected: u64,
+    ) -> Result<Read, Failure> {
+        self.connection
+            .call(Verb::Get, expected, || async {
+                let request = self.connection.client.get_object().bucket(&self.options.bucket).key(self.full(key));
+                let answer = shape(request).send().await?;
+                let (etag, len) = (answer.e_tag().map(str::to_string), answer.content_length());
+                let range = answer.content_range().map(str::to_string);
+                let body =
+                    answer.body.collect().await.map_err(|e| Failure::transport(format!("the answer broke off: {}", errors::chain(&e))))?;
+                let bytes = body.to_vec();
+                if len.is_some_and(|len| u64::try_from(len) != Ok(bytes.len() as u64)) {
+                    return Err(Failure::transport("the answer is shorter than it says"));
+                }
+                Ok(Read { bytes, etag, range })
+            })
+            .await
+    }
+
+    async fn length(&self, key: &str) -> Result<u64, Failure> {
+        self.connection
+            .call(Verb::Head, 0, || async {
+                let answer = self.connection.client.head_object().bucket(&self.options.bucket).key(self.full(key)).send().await?;
+                u64::try_from(answer.content_length().unwrap_or(-1)).map_err(|_| Failure::other("the service does not say how long it is"))
+            })
+            .await
+    }
+
+    /// Encryption, storage class and lock of a new object.
+    fn shape_put(&self, key: &str, mut request: PutObjectFluentBuilder) -> PutObjectFluentBuilder {
+        match &self.options.encryption {
+            None => {}
+            Some(Encryption::SseS3) => request = request.server_side_encryption(ServerSideEncryption::Aes256),
+            Some(Encryption::SseKms(id)) => {
+                request = request.server_side_encryption(ServerSideEncryption::AwsKms).set_ssekms_key_id(id.clone())
+            }
+        }
+        if is_pack(key)
+            && let Some(class) = &self.options.storage_class
+        {
+            request = request.storage_class(class.as_str().into());
+        }
+        if let Some((mode, until)) = self.retention(key) {
+            request = request.object_lock_mode(mode).object_lock_retain_until_date(until);
+        }
+        request
+    }
+
+    async fn write(&self, key: &str, bytes: &[u8], when: When) -> Result<Put, Failure> {
+        if bytes.len() > SINGLE && matches!(when, When::Always) {
+            return self.write_parts(key, bytes).await;
+        }
+        let attempts = Cell::new(0u32);
+        self.connection
+            .call(Verb::Put, bytes.len() as u64, || async {
+                attempts.set(attempts.get() + 1);
+                let request = self.connection.client.put_object().bucket(&self.options.bucket).key(self.full(key));
+                let request = match &when {
+                    When::Always => request,
+                    When::Absent => request.if_none_match("*"),
+                    When::Matches(etag) => request.if_match(etag),
+                };
+                let answer = self.shape_put(key, request).body(ByteStream::from(bytes.to_vec())).send().await?;
+                Ok(Put { version: answer.version_id().map(str::to_string), repeated: attempts.get() > 1 })
+            })
+            .await
+    }
+
+    /// Whether these bytes are there: after a write of which nobody knows whether it was carried out.
+    async fn holds(&self, key: &str, bytes: &[u8]) -> Result<bool, Failure> {
+        match self.read(key, |r| r, bytes.len() as u64).await {
+            Ok(there) => Ok(there.bytes == bytes),
+            Err(f) if f.kind == Kind::Missing => Ok(false),
+            Err(f) => Err(f),
+        }
+    }
+
+    /// Removes the versions behind the one just written: keys may be in them. There are none of a pack unless it was sent twice.
+    async fn bury(&self, key: &str, put: &Put) -> Result<(), Failure> {
+        let Some(mine) = put.version.as_deref().filter(|_| !is_pack(key) || put.repeated) else { return Ok(()) };
+        let old = self.versions_of(key).await?.into_iter().filter(|v| !v.latest && v.id.as_deref() != Some(mine)).collect();
+        match self.remove_versions(key, old).await {
+            // A lease says nothing about anybody; a host that may only add must be able to hold one. The next sweep removes the rest. What is
+            // behind a pack is the same pack, and perhaps locked like it: it goes with it.
+            Err(f) if f.kind == Kind::Denied && (key.starts_with("leases/") || is_pack(key)) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// An object as it was read.
+struct Read {
+    bytes: Vec<u8>,
+    etag: Option<String>,
+    /// `Content-Range`.
+    range: Option<String>,
+}
+
+impl Read {
+    /// Length of the whole object.
+    fn total(&self) -> Option<u64> {
+        self.range.as_deref()?.rsplit('/').next()?.parse().ok()
+    }
+}
+
+/// Packs are never written twice and hold no keys.
+fn is_pack(key: &str) -> bool {
+    key.starts_with("packs/")
+}
+
+impl Store for S3Store {
+    fn describe(&self) -> String {
+        self.options.to_string()
+    }
+
+    fn get(&self, key: &str) -> StoreResult<Vec<u8>> {
+        check_key(key)?;
+        let read = self.connection.block_on(self.read(key, |r| r, 0));
+        read.map(|r| r.bytes).map_err(|f| self.error("read", key, f))
+    }
+
+    fn get_range(&self, key: &str, offset: u64, len: u64) -> StoreResult<Vec<u8>> {
+        check_key(key)?;
+        let expected = offset.saturating_add(len);
+        let short = |actual| StoreError::Short { store: self.describe(), key: key.to_string(), expected, actual };
+        self.connection.block_on(async {
+            // Nothing cannot be asked for, and what ends beyond all numbers is not there.
+            let end = offset.checked_add(len).and_then(|end| end.checked_sub(1)).filter(|end| len > 0 && *end <= i64::MAX as u64);
+            if let Some(end) = end {
+                match self.read(key, |r| r.range(format!("bytes={offset}-{end}")), len).await {
+                    Ok(read) if read.bytes.len() as u64 == len => return Ok(read.bytes),
+                    Ok(read) => match read.total() {
+                        Some(total) if total < expected => return Err(short(total)),
+                        _ => {
+                            let failure = Failure::other(format!("{} bytes came where {len} were asked for", read.bytes.len()));
+                            return Err(self.error("read", key, failure));
+                        }
+                    },
+                    Err(f) if f.kind == Kind::Range => {}
+                    Err(f) => return Err(self.error("read", key, f)),
+                }
+            }
+            let actual = self.length(key).await.map_err(|f| self.error("read", key, f))?;
+            if len == 0 && offset <= actual { Ok(Vec::new()) } else { Err(short(actual)) }
+        })
+    }
+
+    fn put(&self, key: &str, bytes: &[u8]) -> StoreResult<()> {
+        check_key(key)?;
+        crash::step("put an object");
+        let done = self.connection.block_on(async {
+            let put = self.write(key, bytes, When::Always).await?;
+            crash::step("remove the versions behind it");
+            self.bury(key, &put).await
+        });
+        done.map_err(|f| self.error("write", key, f))
+    }
+
+    fn put_if_absent(&self, key: &str, bytes: &[u8]) -> StoreResult<bool> {
+        check_key(key)?;
+        crash::step("put an object that is not there");
+        let done = self.connection.block_on(async {
+            match self.write(key, bytes, When::Absent).await {
+                Ok(_) => Ok(true),
+                // An attempt without an answer may be the one that won.
+                Err(f) if f.kind == Kind::Condition && f.uncertain => self.holds(key, bytes).await,
+                Err(f) if f.kind == Kind::Condition => Ok(false),
+                Err(f) => Err(f),
+            }
+        });
+        done.map_err(|f| self.error("write", key, f))
+    }
+
+    fn replace_if(&self, key: &str, expected: &[u8], bytes: &[u8]) -> StoreResult<bool> {
+        check_key(key)?;
+        let done = self.connection.block_on(async {
+            let there = match self.read(key, |r| r, 0).await {
+                Ok(there) => there,
+                Err(f) if f.kind == Kind::Missing => return Ok(false),
+                Err(f) => return Err(f),
+            };
+            if there.bytes != expected {
+                return Ok(false);
+            }
+            let etag = there.etag.ok_or_else(|| Failure::other("the service gives no ETag, without which updates could be lost"))?;
+            crash::step("replace an object");
+            match self.write(key, bytes, When::Matches(etag)).await {
+                Ok(put) => self.bury(key, &put).await.map(|()| true),
+                Err(f) if matches!(f.kind, Kind::Condition | Kind::Missing) && f.uncertain => self.holds(key, bytes).await,
+                Err(f) if matches!(f.kind, Kind::Condition | Kind::Missing) => Ok(false),
+                Err(f) => Err(f),
+            }
+        });
+        done.map_err(|f| self.error("replace", key, f))
+    }
+
+    fn delete(&self, key: &str) -> StoreResult<()> {
+        check_key(key)?;
+        crash::step("delete an object");
+        self.connection.block_on(self.remove(key))
+    }
+
+    fn delete_many(&self, keys: &[String]) -> Vec<(String, StoreError)> {
+        self.connection.block_on(self.remove_many(keys))
+    }
+
+    fn list(&self, prefix: &str) -> StoreResult<Vec<Object>> {
+        check_prefix(prefix)?;
+        self.connection.block_on(self.objects(prefix)).map_err(|f| self.error("list", prefix, f))
+    }
+
+    fn list_versions(&self, prefix: &str) -> StoreResult<Vec<Object>> {
+        check_prefix(prefix)?;
+        let versions = self.connection.block_on(self.versions(prefix)).map_err(|f| self.error("list", prefix, f))?;
+        Ok(versions.into_iter().map(listing::Version::into_object).collect())
+    }
+
+    fn wipe(&self, key: &str, _ranges: &[(u64, u64)]) -> StoreResult<Wiped> {
+        check_key(key)?;
+        Ok(Wiped::Unsupported)
+    }
+
+    fn remove_leftovers(&self) -> StoreResult<u64> {
+        self.connection.block_on(async {
+            let uploads = self.abort_old_uploads().await.map_err(|f| self.error("clean", "", f))?;
+            Ok(uploads + self.remove_old_versions().await?)
+        })
+    }
+
+    fn inspect(&self) -> Vec<Finding> {
+        self.connection.block_on(self.findings())
+    }
+
+    fn requests(&self) -> Option<Requests> {
+        Some(self.connection.requests())
+    }
+}
+
+fn check_prefix(prefix: &str) -> StoreResult<()> {
+    match prefix.strip_suffix('/') {
+        Some(whole) => check_key(whole).map_err(|_| StoreError::BadKey(prefix.to_string())),
+        None if prefix.is_empty() => Ok(()),
+        None => Err(StoreError::BadKey(prefix.to_string())),
+    }
+}

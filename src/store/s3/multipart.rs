@@ -1,0 +1,168 @@
+//! Large objects go in parts, several at once, each with its checksum: what breaks off is sent again alone. An upload that is given up is
+//! aborted; one that nobody finished (the machine died) is found by its age and aborted by the next sweep: its parts cost money and hold
+//! ciphertext that no listing of objects shows.
+
+use super::client::Verb;
+use super::errors::{Failure, Kind};
+use super::{Encryption, Put, S3Store, is_pack};
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, ServerSideEncryption};
+use std::time::Duration;
+
+/// Bytes of a part: at least 5 MiB.
+const PART: usize = 8 << 20;
+/// Uploads younger than this may be somebody's, in seconds.
+const LEFTOVER_AGE: i64 = 3600;
+/// Aborting must not hold up the end of the program.
+const ABORT: Duration = Duration::from_secs(5);
+
+impl S3Store {
+    pub(super) async fn write_parts(&self, key: &str, bytes: &[u8]) -> Result<Put, Failure> {
+        let upload = self.begin(key).await?;
+        match self.parts(key, &upload, bytes).await {
+            Ok(put) => Ok(put),
+            Err(failure) => {
+                // Not through `call`: that refuses once the user wants to stop.
+                let request = self.connection.client.abort_multipart_upload().bucket(&self.options.bucket).key(self.full(key));
+                let _ = tokio::time::timeout(ABORT, request.upload_id(&upload).send()).await;
+                Err(failure)
+            }
+        }
+    }
+
+    async fn begin(&self, key: &str) -> Result<String, Failure> {
+        self.connection
+            .call(Verb::Put, 0, || async {
+                let mut request = self.connection.client.create_multipart_upload().bucket(&self.options.bucket).key(self.full(key));
+                match &self.options.encryption {
+                    None => {}
+                    Some(Encryption::SseS3) => request = request.server_side_encryption(ServerSideEncryption::Aes256),
+                    Some(Encryption::SseKms(id)) => {
+                        request = request.server_side_encryption(ServerSideEncryption::AwsKms).set_ssekms_key_id(id.clone())
+                    }
+                }
+                if is_pack(key)
+                    && let Some(class) = &self.options.storage_class
+                {
+                    request = request.storage_class(class.as_str().into());
+                }
+                if let Some((mode, until)) = self.retention(key) {
+                    request = request.object_lock_mode(mode).object_lock_retain_until_date(until);
+                }
+                let answer = request.checksum_algorithm(ChecksumAlgorithm::Crc32).send().await?;
+                answer.upload_id().map(str::to_string).ok_or_else(|| Failure::other("the service gives the upload no id"))
+            })
+            .await
+    }
+
+    async fn parts(&self, key: &str, upload: &str, bytes: &[u8]) -> Result<Put, Failure> {
+        let mut sending = Vec::new();
+        for (n, part) in bytes.chunks(PART).enumerate() {
+            let number = n as i32 + 1;
+            sending.push(Box::pin(self.part(key, upload, number, part)));
+        }
+        let done = all(sending).await?;
+        let completed = CompletedMultipartUpload::builder().set_parts(Some(done)).build();
+        let finished = self
+            .connection
+            .call(Verb::Put, 0, || async {
+                let request = self.connection.client.complete_multipart_upload().bucket(&self.options.bucket).key(self.full(key));
+                let answer = request.upload_id(upload).multipart_upload(completed.clone()).send().await?;
+                Ok(Put { version: answer.version_id().map(str::to_string), repeated: false })
+            })
+            .await;
+        match finished {
+            // The upload is gone: an attempt without an answer completed it, or somebody aborted it.
+            Err(f) if f.kind == Kind::Missing => {
+                if f.uncertain && self.holds(key, bytes).await? {
+                    let version = self.versions_of(key).await?.into_iter().find(|v| v.latest).and_then(|v| v.id);
+                    return Ok(Put { version, repeated: false });
+                }
+                Err(Failure { kind: Kind::Other, ..f })
+            }
+            other => other,
+        }
+    }
+
+    async fn part(&self, key: &str, upload: &str, number: i32, bytes: &[u8]) -> Result<CompletedPart, Failure> {
+        self.connection
+            .call(Verb::Put, bytes.len() as u64, || async {
+                let request = self.connection.client.upload_part().bucket(&self.options.bucket).key(self.full(key));
+                let request = request.upload_id(upload).part_number(number).checksum_algorithm(ChecksumAlgorithm::Crc32);
+                let answer = request.body(ByteStream::from(bytes.to_vec())).send().await?;
+                Ok(CompletedPart::builder()
+                    .part_number(number)
+                    .set_e_tag(answer.e_tag().map(str::to_string))
+                    .set_checksum_crc32(answer.checksum_crc32().map(str::to_string))
+                    .build())
+            })
+            .await
+    }
+
+    /// Aborts uploads that nobody can still be busy with; how many.
+    pub(super) async fn abort_old_uploads(&self) -> Result<u64, Failure> {
+        let mut aborted = 0;
+        let mut from: (Option<String>, Option<String>) = (None, None);
+        let now = self.connection.env.now().as_second();
+        loop {
+            let page = self
+                .connection
+                .call(Verb::List, 0, || async {
+                    let request = self.connection.client.list_multipart_uploads().bucket(&self.options.bucket).prefix(self.root());
+                    Ok(request.set_key_marker(from.0.clone()).set_upload_id_marker(from.1.clone()).send().await?)
+                })
+                .await;
+            let page = match page {
+                // Nothing that could be left, then.
+                Err(f) if f.kind == Kind::NotImplemented => return Ok(aborted),
+                other => other?,
+            };
+            for upload in page.uploads() {
+                let (Some(key), Some(id)) = (upload.key(), upload.upload_id()) else { continue };
+                let age = upload.initiated().map(|t| now.saturating_sub(t.secs()));
+                if !key.starts_with(self.root().as_str()) || age.is_none_or(|age| age < LEFTOVER_AGE) {
+                    continue;
+                }
+                let done = self
+                    .connection
+                    .call(Verb::Delete, 0, || async {
+                        let request = self.connection.client.abort_multipart_upload().bucket(&self.options.bucket).key(key);
+                        Ok(request.upload_id(id).send().await?)
+                    })
+                    .await;
+                match done {
+                    Ok(_) => aborted += 1,
+                    Err(f) if f.kind == Kind::Missing => {}
+                    Err(f) => return Err(f),
+                }
+            }
+            if page.is_truncated() != Some(true) {
+                return Ok(aborted);
+            }
+            let next = (page.next_key_marker().map(str::to_string), page.next_upload_id_marker().map(str::to_string));
+            if next.0.is_none() || next == from {
+                return Err(Failure::other("the listing of uploads does not go on where it says that it does"));
+            }
+            from = next;
+        }
+    }
+}
+
+/// All of them at once, on this task; the first failure ends it.
+async fn all<W: Future<Output = Result<CompletedPart, Failure>> + Unpin>(mut work: Vec<W>) -> Result<Vec<CompletedPart>, Failure> {
+    let mut done: Vec<Option<CompletedPart>> = work.iter().map(|_| None).collect();
+    std::future::poll_fn(|cx| {
+        for (slot, work) in done.iter_mut().zip(&mut work) {
+            if slot.is_none() {
+                match std::pin::Pin::new(work).poll(cx) {
+                    std::task::Poll::Ready(Ok(part)) => *slot = Some(part),
+                    std::task::Poll::Ready(Err(failure)) => return std::task::Poll::Ready(Err(failure)),
+                    std::task::Poll::Pending => {}
+                }
+            }
+        }
+        if done.iter().all(Option::is_some) { std::task::Poll::Ready(Ok(())) } else { std::task::Poll::Pending }
+    })
+    .await?;
+    Ok(done.into_iter().flatten().collect())
+}

@@ -1,0 +1,382 @@
+use super::fake::{Fake, Fault, Op};
+use super::*;
+use crate::env::Stop;
+use crate::store::fault::Counting;
+use crate::store::{Aspect, Level, conformance};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+#[test]
+fn conforms_without_versions() {
+    let fake = Fake::start();
+    conformance::all(&fake.store());
+    let root = S3Store::open(Options { prefix: String::new(), ..fake.options() }, &Env::system()).unwrap();
+    conformance::all(&root);
+}
+
+#[test]
+fn conforms_with_versions_and_through_a_counter() {
+    let fake = Fake::versioned();
+    let store = Counting::new(Arc::new(fake.store()));
+    conformance::all(&store);
+    assert!(store.counts().bytes_written > 0 && store.requests().unwrap().put > 0);
+}
+
+#[test]
+fn nothing_old_is_left_on_a_versioned_bucket() {
+    let fake = Fake::versioned();
+    let store = fake.store();
+    for n in 0..5u8 {
+        store.put("sheets/a/b", &[n; 10]).unwrap();
+    }
+    assert_eq!(fake.versions("sheets/"), 1, "what was replaced is gone");
+    assert!(store.replace_if("sheets/a/b", &[4; 10], b"new").unwrap());
+    assert_eq!(fake.versions("sheets/"), 1);
+    store.put("sheets/a/bc", b"another key with the same beginning").unwrap();
+    store.delete("sheets/a/b").unwrap();
+    assert_eq!(fake.versions("sheets/a/"), 1, "the other key stays");
+    assert_eq!(store.list_versions("sheets/").unwrap().len(), 1);
+    assert_eq!(store.get("sheets/a/bc").unwrap(), b"another key with the same beginning");
+}
+
+#[test]
+fn what_a_crash_left_behind_is_found_and_removed() {
+    let fake = Fake::versioned();
+    let store = fake.store();
+    for n in 0..20 {
+        store.put(&format!("sheets/crm/{n}"), b"new").unwrap();
+        fake.plant(&format!("sheets/crm/{n}"), b"an old sheet with keys");
+    }
+    store.put("packs/crm/aa/p", b"pack").unwrap();
+    fake.plant("packs/crm/aa/p", b"old");
+    assert_eq!(store.list_versions("sheets/").unwrap().iter().filter(|v| !v.is_latest).count(), 20);
+    fake.abandon_upload("packs/crm/aa/x", 7200);
+    fake.abandon_upload("packs/crm/aa/y", 60);
+    assert_eq!(store.remove_leftovers().unwrap(), 21);
+    assert_eq!(fake.versions("sheets/"), 20);
+    assert_eq!(fake.uploads(), 1, "a young upload may be somebody's");
+    assert_eq!(fake.versions("packs/"), 2, "packs are the sweep's business");
+    assert_eq!(store.get("sheets/crm/7").unwrap(), b"new");
+}
+
+#[test]
+fn large_objects_go_in_parts() {
+    let fake = Fake::start();
+    let store = fake.store();
+    let bytes: Vec<u8> = (0..(20 << 20) + 5u32).map(|i| (i % 251) as u8).collect();
+    store.put("packs/crm/aa/big", &bytes).unwrap();
+    assert_eq!(store.get("packs/crm/aa/big").unwrap(), bytes);
+    assert_eq!(store.get_range("packs/crm/aa/big", 20 << 20, 5).unwrap(), bytes[20 << 20..]);
+    assert_eq!(fake.bucket().log.iter().filter(|l| l.starts_with("UploadPart")).count(), 3);
+    // A part that is lost twice, and a completion whose answer is lost.
+    fake.fail(Op::Put, 2, Fault::Lost);
+    store.put("packs/crm/aa/big2", &bytes).unwrap();
+    fake.schedule({
+        let mut done = false;
+        let inner = fake.inner.clone();
+        move |op, _| {
+            let completing = inner.lock().unwrap().log.last().is_some_and(|l| l.starts_with("Complete"));
+            (op == Op::Put && completing && !std::mem::replace(&mut done, completing)).then_some(Fault::Lost)
+        }
+    });
+    store.put("packs/crm/aa/big3", &bytes).unwrap();
+    assert_eq!(store.get("packs/crm/aa/big3").unwrap().len(), bytes.len());
+    assert_eq!(fake.uploads(), 2, "the beginnings of which the answer got lost are left, for a later sweep");
+}
+
+#[test]
+fn passing_faults_pass() {
+    let fake = Fake::versioned();
+    let store = fake.store();
+    for fault in [Fault::Refuse("InternalError"), Fault::Refuse("SlowDown"), Fault::Lost, Fault::Refuse("BadDigest")] {
+        fake.fail(Op::Any, 2, fault);
+        store.put("a/b", b"0123456789").unwrap();
+        fake.fail(Op::Any, 2, fault);
+        assert_eq!(store.get("a/b").unwrap(), b"0123456789");
+        fake.fail(Op::Any, 2, fault);
+        assert_eq!(store.list("a/").unwrap().len(), 1);
+        fake.fail(Op::Any, 2, fault);
+        store.delete("a/b").unwrap();
+        assert_eq!(fake.versions(""), 0);
+    }
+    store.put("a/b", b"0123456789").unwrap();
+    for fault in [Fault::Cut, Fault::Garbled] {
+        fake.fail(Op::Get, 2, fault);
+        assert_eq!(store.get("a/b").unwrap(), b"0123456789", "{fault:?}");
+    }
+    // The first attempt takes longer than it may.
+    fake.fail(Op::Get, 1, Fault::Slow(4000));
+    assert_eq!(store.get("a/b").unwrap(), b"0123456789");
+    assert!(store.requests().unwrap().again >= 18);
+}
+
+#[test]
+fn a_lost_answer_does_not_lose_the_race() {
+    let fake = Fake::versioned();
+    let store = fake.store();
+    fake.fail(Op::Put, 1, Fault::Lost);
+    assert!(store.put_if_absent("leases/crm", b"mine").unwrap(), "the first attempt won, and its answer got lost");
+    fake.fail(Op::Put, 1, Fault::Lost);
+    assert!(!store.put_if_absent("leases/crm", b"other").unwrap());
+    fake.fail(Op::Put, 1, Fault::Lost);
+    assert!(store.replace_if("leases/crm", b"mine", b"renewed").unwrap());
+    fake.heal();
+    assert_eq!(store.get("leases/crm").unwrap(), b"renewed");
+    fake.fail(Op::Put, 2, Fault::Refuse("ConditionalRequestConflict"));
+    assert!(store.replace_if("leases/crm", b"renewed", b"again").unwrap());
+}
+
+#[test]
+fn a_pack_that_was_sent_twice_is_there_once() {
+    let fake = Fake::versioned();
+    let store = fake.store();
+    fake.fail(Op::Put, 2, Fault::Lost);
+    store.put("packs/crm/aa/p", b"pack").unwrap();
+    assert_eq!(fake.versions("packs/"), 1);
+}
+
+#[test]
+fn lasting_faults_are_said_clearly_and_soon() {
+    let fake = Fake::start();
+    let store = fake.store();
+    store.put("a/b", b"x").unwrap();
+    let said = |code: &'static str| {
+        fake.fail(Op::Any, u32::MAX, Fault::Refuse(code));
+        let started = Instant::now();
+        let text = store.get("a/b").unwrap_err().to_string();
+        assert!(started.elapsed() < Duration::from_secs(2), "{code}");
+        text
+    };
+    assert!(said("ExpiredToken").contains("credentials have expired"));
+    assert!(said("RequestTimeTooSkewed").contains("set the clock"));
+    assert!(said("AccessDenied").contains("do not allow"));
+    assert!(said("SignatureDoesNotMatch").contains("secret key"));
+    fake.heal();
+    fake.bucket().gone = true;
+    let gone = store.get("a/b").unwrap_err();
+    assert!(!gone.is_missing() && gone.to_string().contains("bucket is not there"), "{gone}");
+    assert!(store.list("a/").unwrap_err().to_string().contains("bucket is not there"));
+    assert!(store.put("a/c", b"x").is_err() && store.delete("a/b").is_err());
+    fake.bucket().gone = false;
+    assert_eq!(store.get("a/b").unwrap(), b"x");
+    // A budget ends.
+    let hasty = S3Store::open(Options { patience: Duration::from_secs(1), ..fake.options() }, &Env::system()).unwrap();
+    fake.fail(Op::Any, u32::MAX, Fault::Refuse("SlowDown"));
+    let started = Instant::now();
+    assert!(hasty.get("a/b").unwrap_err().to_string().contains("fewer requests"));
+    assert!(started.elapsed() < Duration::from_secs(8));
+    // A secret that does not fit.
+    fake.heal();
+    fake.write_credentials(super::fake::ACCESS, "wrong");
+    assert!(fake.store().get("a/b").unwrap_err().to_string().contains("secret key does not fit"));
+}
+
+#[test]
+fn a_batch_that_goes_in_part_is_completed_or_told() {
+    for fake in [Fake::start(), Fake::versioned()] {
+        let store = fake.store();
+        let keys: Vec<String> = (0..23).map(|n| format!("packs/crm/aa/{n}")).collect();
+        keys.iter().for_each(|k| store.put(k, b"x").unwrap());
+        fake.fail(Op::Delete, 1, Fault::HalfBatch);
+        assert!(store.delete_many(&keys).is_empty());
+        assert_eq!(fake.versions("packs/"), 0);
+        keys.iter().for_each(|k| store.put(k, b"x").unwrap());
+        fake.bucket().denied = vec!["DeleteObject", "DeleteObjects"];
+        assert_eq!(store.delete_many(&keys).len(), 23);
+        fake.bucket().denied.clear();
+        assert!(store.delete_many(&keys).is_empty());
+    }
+}
+
+#[test]
+fn locked_packs_stay_hidden_until_the_lock_ends() {
+    let fake = Fake::versioned();
+    fake.bucket().lockable = true;
+    let lock = Lock { mode: LockMode::Governance, days: 30 };
+    let store = S3Store::open(Options { locks: [("crm".to_string(), lock)].into(), ..fake.options() }, &Env::system()).unwrap();
+    store.put("packs/crm/aa/p", b"locked").unwrap();
+    store.put("packs/other/aa/p", b"free").unwrap();
+    store.put("sheets/crm/p", b"free").unwrap();
+    store.delete("packs/other/aa/p").unwrap();
+    store.delete("sheets/crm/p").unwrap();
+    for _ in 0..2 {
+        match store.delete("packs/crm/aa/p").unwrap_err() {
+            StoreError::Locked { until: Some(until), .. } => {
+                let days = (until.as_second() - Env::system().now().as_second()) / 86_400;
+                assert!((29..=30).contains(&days));
+            }
+            other => panic!("{other}"),
+        }
+        assert!(store.list("packs/").unwrap().is_empty(), "hidden");
+        assert_eq!(store.list_versions("packs/").unwrap().len(), 2, "the pack and one marker, however often");
+    }
+    assert!(matches!(store.delete_many(&["packs/crm/aa/p".into()])[..], [(_, StoreError::Locked { .. })]));
+    fake.unlock();
+    fake.hold("packs/crm/aa/p", true);
+    assert!(matches!(store.delete("packs/crm/aa/p"), Err(StoreError::Locked { until: None, .. })));
+    fake.hold("packs/crm/aa/p", false);
+    store.delete("packs/crm/aa/p").unwrap();
+    assert_eq!(fake.versions("packs/"), 0);
+    // Not allowed is not locked.
+    store.put("packs/other/aa/q", b"x").unwrap();
+    fake.bucket().denied = vec!["DeleteObject"];
+    assert!(matches!(store.delete("packs/other/aa/q"), Err(StoreError::Failed { .. })));
+}
+
+#[test]
+fn a_wish_to_stop_aborts_uploads_and_waits_for_nothing() {
+    let fake = Fake::start();
+    let stop = Stop::default();
+    let env = Env { stop: stop.clone(), ..Env::system() };
+    let store = S3Store::open(Options { timeout: Duration::from_secs(60), ..fake.options() }, &env).unwrap();
+    fake.schedule(|op, key| (op == Op::Put && key.ends_with("big")).then_some(Fault::Slow(300)));
+    let bytes = vec![7u8; 40 << 20];
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(450));
+            stop.request();
+        });
+        let started = Instant::now();
+        assert!(store.put("packs/crm/aa/big", &bytes).unwrap_err().to_string().contains("stopped"));
+        assert!(started.elapsed() < Duration::from_secs(5));
+    });
+    assert_eq!(fake.uploads(), 0, "the upload was aborted");
+    assert!(store.put("leases/crm", b"given back").is_ok(), "what is small still goes");
+    fake.fail(Op::Any, u32::MAX, Fault::Refuse("SlowDown"));
+    let started = Instant::now();
+    assert!(store.get("leases/crm").is_err());
+    assert!(started.elapsed() < Duration::from_secs(1), "no more attempts");
+}
+
+#[test]
+fn what_a_bucket_does_by_itself_is_named() {
+    let fake = Fake::start();
+    let store = fake.store();
+    let level = |aspect: Aspect| store.inspect().into_iter().find(|f| f.aspect == aspect).unwrap().level;
+    assert!(store.inspect().iter().all(|f| f.level == Level::Fine), "{:?}", store.inspect());
+    {
+        let mut bucket = fake.bucket();
+        bucket.versioning = Some("Enabled");
+        bucket.replicated = true;
+        (bucket.lockable, bucket.default_days) = (true, Some(7));
+        let rule = |id: &str, prefix: &str| s3s::dto::LifecycleRule {
+            id: Some(id.into()),
+            status: s3s::dto::ExpirationStatus::from_static(s3s::dto::ExpirationStatus::ENABLED),
+            filter: Some(s3s::dto::LifecycleRuleFilter { prefix: Some(prefix.into()), ..Default::default() }),
+            expiration: Some(s3s::dto::LifecycleExpiration { days: Some(90), ..Default::default() }),
+            abort_incomplete_multipart_upload: None,
+            noncurrent_version_expiration: None,
+            noncurrent_version_transitions: None,
+            prefix: None,
+            transitions: None,
+        };
+        bucket.lifecycle = vec![rule("ours", "backups/"), rule("theirs", "logs/")];
+    }
+    let findings = store.inspect();
+    let text = |aspect: Aspect| findings.iter().filter(|f| f.aspect == aspect).map(|f| f.text.clone()).collect::<Vec<_>>().join("; ");
+    assert!(text(Aspect::Replication).contains("elsewhere"));
+    assert!(text(Aspect::Lifecycle).contains("ours") && !text(Aspect::Lifecycle).contains("theirs"));
+    assert!(text(Aspect::Locks).contains("7 days"));
+    assert_eq!((level(Aspect::Versions), level(Aspect::Replication)), (Level::Note, Level::Warning));
+    assert_eq!(store.default_retention().unwrap().unwrap(), "7 days (governance)");
+    fake.bucket().denied =
+        vec!["GetBucketReplication", "GetBucketLifecycleConfiguration", "GetObjectLockConfiguration", "GetBucketVersioning"];
+    assert!(store.inspect().iter().all(|f| f.level == Level::Unknown));
+    assert!(store.default_retention().is_err(), "not known is not none");
+    assert_eq!(store.region().unwrap(), "us-east-1");
+    fake.bucket().region = Some("eu-central-1".into());
+    assert_eq!(store.region().unwrap(), "eu-central-1");
+}
+
+#[test]
+fn objects_are_put_as_configured() {
+    let fake = Fake::start();
+    let encryption = Some(Encryption::SseKms(Some("key-1".into())));
+    let options = Options { encryption, storage_class: Some("STANDARD_IA".into()), ..fake.options() };
+    let store = S3Store::open(options, &Env::system()).unwrap();
+    store.put("packs/crm/aa/p", b"x").unwrap();
+    store.put("sheets/crm/p", b"x").unwrap();
+    let plain = S3Store::open(Options { encryption: Some(Encryption::SseS3), ..fake.options() }, &Env::system()).unwrap();
+    plain.put("sheets/crm/q", b"x").unwrap();
+    let log = fake.bucket().log.join("\n");
+    for line in [
+        r#"shape backups/here/packs/crm/aa/p [Some("aws:kms"), Some("key-1"), Some("STANDARD_IA")]"#,
+        r#"shape backups/here/sheets/crm/p [Some("aws:kms"), Some("key-1"), None]"#,
+        r#"shape backups/here/sheets/crm/q [Some("AES256"), None, None]"#,
+    ] {
+        assert!(log.contains(line), "{log}");
+    }
+}
+
+#[test]
+fn bandwidth_is_limited() {
+    let fake = Fake::start();
+    let store = S3Store::open(Options { bandwidth: Some(1 << 20), ..fake.options() }, &Env::system()).unwrap();
+    let started = Instant::now();
+    for n in 0..4 {
+        store.put(&format!("packs/crm/aa/{n}"), &[0; 512 << 10]).unwrap();
+    }
+    assert!(started.elapsed() >= Duration::from_millis(1400), "{:?}", started.elapsed());
+}
+
+/// The buckets of a real server, in which every test has a prefix of its own.
+fn real(variable: &str) -> Option<Options> {
+    let endpoint = std::env::var("RESEAL_TEST_S3_ENDPOINT").ok();
+    let bucket = std::env::var(variable).ok();
+    let (Some(endpoint), Some(bucket)) = (endpoint, bucket) else {
+        eprintln!("!!!!!!!! SKIPPED: RESEAL_TEST_S3_ENDPOINT or {variable} is not set; scripts/s3-server run … sets them !!!!!!!!");
+        return None;
+    };
+    let prefix = format!("unit/{}", hex::encode(crate::env::random_bytes::<8>(&crate::env::SystemRandom).unwrap()));
+    Some(Options { endpoint: Some(endpoint), path_style: true, ..Options::new(bucket, prefix) })
+}
+
+#[test]
+fn conforms_on_a_real_server() {
+    for variable in ["RESEAL_TEST_S3_BUCKET", "RESEAL_TEST_S3_VERSIONED", "RESEAL_TEST_S3_LOCKABLE"] {
+        let Some(options) = real(variable) else { return };
+        let store = S3Store::open(options, &Env::system()).unwrap();
+        conformance::all(&store);
+        let big: Vec<u8> = (0..(20 << 20) + 5u32).map(|i| (i % 251) as u8).collect();
+        store.put("packs/crm/aa/big", &big).unwrap();
+        assert_eq!(store.get_range("packs/crm/aa/big", (8 << 20) - 3, 6).unwrap(), big[(8 << 20) - 3..(8 << 20) + 3]);
+        assert!(store.get("packs/crm/aa/big").unwrap() == big);
+        let keys: Vec<String> = (0..30).map(|n| format!("packs/crm/bb/{n}")).collect();
+        keys.iter().for_each(|k| store.put(k, b"x").unwrap());
+        for n in 0..3u8 {
+            store.put("sheets/crm/s", &[n]).unwrap();
+        }
+        assert!(store.delete_many(&keys).is_empty());
+        store.delete("packs/crm/aa/big").unwrap();
+        assert_eq!(store.list_versions("packs/").unwrap(), vec![]);
+        let sheets = store.list_versions("sheets/").unwrap();
+        assert!(matches!(&sheets[..], [one] if one.is_latest && !one.is_delete_marker), "{variable}: {sheets:?}");
+        assert_eq!(store.remove_leftovers().unwrap(), 0);
+        for finding in store.inspect() {
+            eprintln!("{variable}: {}: {:?}: {}", finding.aspect.as_str(), finding.level, finding.text);
+        }
+        eprintln!("{variable}: region {:?}", store.region());
+        for object in store.list("").unwrap() {
+            store.delete(&object.key).unwrap();
+        }
+        assert_eq!(store.list_versions("").unwrap(), vec![], "{variable}");
+    }
+}
+
+#[test]
+fn locks_of_a_real_server_hold() {
+    let Some(options) = real("RESEAL_TEST_S3_LOCKABLE") else { return };
+    let lock = Lock { mode: LockMode::Governance, days: 1 };
+    let store = S3Store::open(Options { locks: [("crm".to_string(), lock)].into(), ..options }, &Env::system()).unwrap();
+    assert_eq!((store.can_lock(), store.default_retention().unwrap()), (Some(true), None));
+    store.put("packs/crm/aa/p", b"locked").unwrap();
+    store.put("packs/crm/aa/big", &vec![1; 17 << 20]).unwrap();
+    store.put("packs/other/aa/p", b"free").unwrap();
+    store.delete("packs/other/aa/p").unwrap();
+    for key in ["packs/crm/aa/p", "packs/crm/aa/big"] {
+        assert!(matches!(store.delete(key), Err(StoreError::Locked { until: Some(_), .. })), "{key}");
+    }
+    assert!(store.list("").unwrap().is_empty());
+    let left: std::collections::BTreeSet<_> = store.list_versions("").unwrap().into_iter().map(|v| v.key).collect();
+    assert_eq!(left.len(), 2);
+}

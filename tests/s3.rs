@@ -1,0 +1,191 @@
+//! The main job by the real program against a real S3 server: two nights, a person's request, the erasure, its proof, a verification
+//! and restores; on a bucket without versions, on one that keeps them, and with locked packs beside keys that are not.
+//!
+//! `scripts/s3-server run cargo test --test s3` brings a server; without one these tests say loudly that they are skipped. What requests
+//! that go wrong do is tested without a server, in `src/engine/remote_test.rs`.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const DATASET: &str = r#"
+    source: {paths: [./data]}
+    retention: {max_archives: 3}
+    unmapped: preserve
+    collections:
+      - name: customer
+        entry: data/crm.db
+        primary_key: [id]
+        on_erase: anonymize
+        fields:
+          id: {identity: customer_id}
+          email:
+            identity: email
+            normalize: [trim, nfc, lower]
+            action: {strategy: random_string_rewrite, format_preservation: {suffix: "@erased.invalid"}}
+          name: {action: {strategy: null_rewrite}}
+      - name: signups
+        entry: data/*.csv
+        on_erase: delete
+        fields: {Email: {identity: email, normalize: [trim, nfc, lower]}}
+"#;
+
+/// Where the server is, and one of its buckets.
+fn server(variable: &str) -> Option<(String, String)> {
+    match (std::env::var("RESEAL_TEST_S3_ENDPOINT"), std::env::var(variable)) {
+        (Ok(endpoint), Ok(bucket)) => Some((endpoint, bucket)),
+        _ => {
+            eprintln!("!!!!!!!! SKIPPED: RESEAL_TEST_S3_ENDPOINT or {variable} is not set; scripts/s3-server run … sets them !!!!!!!!");
+            None
+        }
+    }
+}
+
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new(endpoint: &str, repository: &str, more: &str) -> Place {
+        let place = Place { dir: tempfile::tempdir().unwrap() };
+        std::fs::create_dir(place.path("data")).unwrap();
+        let text = format!(
+            "version: 1\nrepository: {repository}\nstate_dir: ./state\ns3: {{endpoint: '{endpoint}', region: us-east-1}}\n{more}\ndatasets:\n  crm:{DATASET}"
+        );
+        std::fs::write(place.path("reseal.yaml"), text).unwrap();
+        std::fs::write(place.path("jane.yaml"), "email: jane7@example.org\n").unwrap();
+        let mut permissions = std::fs::metadata(place.path("jane.yaml")).unwrap().permissions();
+        std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
+        std::fs::set_permissions(place.path("jane.yaml"), permissions).unwrap();
+        let db = rusqlite::Connection::open(place.path("data/crm.db")).unwrap();
+        db.execute_batch("CREATE TABLE customer (id INTEGER PRIMARY KEY, email TEXT NOT NULL, name TEXT); BEGIN").unwrap();
+        let mut csv = String::from("Email,Stars\n");
+        for n in 1..=300 {
+            db.execute("INSERT INTO customer VALUES (?1, ?2, ?3)", (n, format!("jane{n}@example.org"), format!("Jane Number{n}"))).unwrap();
+            csv += &format!("jane{n}@example.org,{}\n", n % 5);
+        }
+        db.execute_batch("COMMIT").unwrap();
+        std::fs::write(place.path("data/list.csv"), csv).unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_reseal"))
+            .current_dir(self.dir.path())
+            .env("RESEAL_KEY_FILE", self.path("key"))
+            .env("RESEAL_ACTOR", "tester")
+            .arg("--json")
+            .args(arguments)
+            .output()
+            .unwrap()
+    }
+
+    fn code(&self, arguments: &[&str], code: i32) -> Value {
+        let out = self.run(arguments);
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(code), "{arguments:?}: {stderr}\n{}", String::from_utf8_lossy(&out.stdout));
+        serde_json::from_slice(&out.stdout).unwrap_or(Value::Null)
+    }
+
+    fn ok(&self, arguments: &[&str]) -> Value {
+        self.code(arguments, 0)
+    }
+}
+
+fn prefix(name: &str) -> String {
+    format!("it/{name}-{}", std::process::id())
+}
+
+fn contains(file: &Path, needle: &str) -> bool {
+    let bytes = std::fs::read(file).unwrap();
+    bytes.windows(needle.len()).any(|w| w.eq_ignore_ascii_case(needle.as_bytes()))
+}
+
+/// Backs up twice, erases, proves, verifies, restores; gives the propagation's report.
+fn main_job(place: &Place) -> Value {
+    let made = place.ok(&["init"]);
+    assert!(made["repository"]["storage"].as_array().is_some_and(|s| !s.is_empty()), "{made}");
+    place.ok(&["backup"]);
+    std::fs::write(place.path("data/notes.txt"), "nothing about anybody").unwrap();
+    place.ok(&["backup"]);
+    let id = place.ok(&["request", "open", "--identity-file", "jane.yaml"])["request"]["id"].as_str().unwrap().to_string();
+    let planned = place.ok(&["propagate", "--request", &id, "--now", "--reason", "a test", "--dry-run"]);
+    let (search, estimate) = (&planned["plan"]["search"], &planned["plan"]["estimate"]);
+    assert!(search["requests"]["get"].as_u64().unwrap() > 0 && estimate["requests"]["put"].as_u64().unwrap() > 0, "{planned}");
+    let report = place.ok(&["propagate", "--request", &id, "--now", "--reason", "a test", "--verify", "full"]);
+    assert_eq!(report["requests"][0]["state"], "done", "{report:#}");
+    assert_eq!(report["propagation"]["listing"]["left"], 0, "{report:#}");
+    eprintln!("estimated {}\nactually  {}", estimate, report["propagation"]["traffic"]);
+    let certificate = place.ok(&["certificate", &id]);
+    assert_eq!(certificate["body"]["result"], "PASS", "{certificate:#}");
+    assert!(certificate["body"]["verification"]["listing"]["objects"].as_u64().unwrap() > 0);
+    assert!(certificate["body"]["storage"].as_array().unwrap().len() >= 4);
+    let verified = place.ok(&["verify", "--read-data"]);
+    assert_eq!(verified["result"], "PASS", "{verified:#}");
+    for archive in place.ok(&["archives"])["archives"].as_array().unwrap() {
+        let (archive, out) = (archive["id"].as_str().unwrap(), place.path("out"));
+        place.ok(&["restore", archive, "--to", out.to_str().unwrap()]);
+        for file in ["crm.db", "list.csv"] {
+            assert!(!contains(&out.join("data").join(file), "jane7@example.org"), "{file}");
+            assert!(contains(&out.join("data").join(file), "jane8@example.org"), "{file}");
+        }
+        std::fs::remove_dir_all(&out).unwrap();
+    }
+    place.ok(&["rotate"]);
+    report
+}
+
+#[test]
+fn the_main_job_on_a_bucket() {
+    let Some((endpoint, bucket)) = server("RESEAL_TEST_S3_BUCKET") else { return };
+    let place = Place::new(&endpoint, &format!("s3://{bucket}/{}", prefix("plain")), "");
+    let report = main_job(&place);
+    assert_eq!(report["propagation"]["listing"]["old_versions"], 0);
+}
+
+#[test]
+fn the_main_job_on_a_bucket_that_keeps_versions() {
+    let Some((endpoint, bucket)) = server("RESEAL_TEST_S3_VERSIONED") else { return };
+    let place = Place::new(&endpoint, &format!("s3://{bucket}/{}", prefix("versioned")), "");
+    let report = main_job(&place);
+    let listing = &report["propagation"]["listing"];
+    assert_eq!((&listing["old_versions"], &listing["delete_markers"]), (&Value::from(0), &Value::from(0)), "{listing}");
+}
+
+#[test]
+fn the_main_job_with_locked_packs_and_keys_elsewhere() {
+    let Some((endpoint, bucket)) = server("RESEAL_TEST_S3_LOCKABLE") else { return };
+    let Some((_, keys)) = server("RESEAL_TEST_S3_VERSIONED") else { return };
+    let prefix = prefix("locked");
+    let place = Place::new(&endpoint, &format!("s3://{bucket}/{prefix}"), &format!("keys: s3://{keys}/{prefix}-keys"));
+    let config = std::fs::read_to_string(place.path("reseal.yaml")).unwrap();
+    let locked = config.replace("    retention:", "    lock: {mode: governance, days: 1}\n    retention:");
+    std::fs::write(place.path("reseal.yaml"), locked).unwrap();
+    let report = main_job(&place);
+    let locked = report["propagation"]["locked"].as_array().unwrap();
+    assert!(!locked.is_empty() && locked.iter().all(|l| l["locked_until"].is_string()), "{report:#}");
+    let rotated = place.ok(&["rotate"]);
+    assert_eq!(rotated["datasets"][0]["gone"], "PASS", "{rotated:#}");
+    assert!(!rotated["datasets"][0]["locked"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn what_a_bucket_cannot_give_is_refused_with_the_reason() {
+    let Some((endpoint, bucket)) = server("RESEAL_TEST_S3_BUCKET") else { return };
+    let place = Place::new(&endpoint, &format!("s3://{bucket}/{}", prefix("refused")), "");
+    let config = std::fs::read_to_string(place.path("reseal.yaml")).unwrap();
+    let with = |more: &str| config.replace("    retention:", &format!("    {more}\n    retention:"));
+    std::fs::write(place.path("reseal.yaml"), with("lock: {mode: governance, days: 1}")).unwrap();
+    let refused = place.code(&["init"], 1);
+    assert!(refused["error"]["message"].as_str().unwrap().contains("no Object Lock"), "{refused}");
+    std::fs::write(place.path("reseal.yaml"), config.replace(&bucket, "no-such-bucket-here")).unwrap();
+    let refused = place.code(&["init"], 1);
+    assert!(refused["error"]["message"].as_str().unwrap().contains("bucket is not there"), "{refused}");
+    std::fs::write(place.path("reseal.yaml"), &config).unwrap();
+    let none = place.code(&["archives"], 2);
+    assert!(none["error"]["message"].as_str().unwrap().contains("there is no repository"), "{none}");
+}
