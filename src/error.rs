@@ -106,10 +106,14 @@ impl Error {
         }
     }
 
-    /// Wraps an I/O error with what was tried on which path.
+    /// Wraps an I/O error with what was tried on which path. An error of ours that came through a reader or a writer comes out as it was: a damaged
+    /// chunk is no failure of a disk, and whoever reads again when archives were sealed anew must be able to tell.
     pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.into();
-        move |source| Error::Io { action, path, source }
+        move |source| match source.downcast::<Error>() {
+            Ok(ours) => ours,
+            Err(source) => Error::Io { action, path, source },
+        }
     }
 
     /// Shorthand for [`Error::Damaged`].
@@ -154,4 +158,17 @@ impl fmt::Display for ConfigFinding {
 
 fn display_findings(findings: &[ConfigFinding]) -> String {
     findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_ours_comes_through_a_reader_as_it_was() {
+        let through = |e: Error| Error::io("read", "a/b")(std::io::Error::other(e));
+        assert!(matches!(through(Error::damaged("a pack", "it is missing")), Error::Damaged { .. }));
+        assert!(matches!(through(Error::Interrupted("x".into())), Error::Interrupted(_)));
+        assert!(matches!(Error::io("read", "a/b")(std::io::Error::other("disk")), Error::Io { .. }));
+    }
 }

@@ -147,6 +147,27 @@ fn every_archive_is_what_a_naive_editor_would_have_left() {
     runner.run(&cases(), |case| one(&case)).unwrap();
 }
 
+/// Found at random: a text in UTF-16 on pages of 512 bytes.
+#[test]
+fn a_database_in_utf_16_on_small_pages() {
+    let case = Case {
+        seed: 3_222_922_142,
+        people: 49,
+        delimiter: '|',
+        crlf: false,
+        bom: false,
+        indexed: true,
+        page_size: 512,
+        encoding: "UTF-16le",
+        auto_vacuum: 0,
+        nights: 1,
+        erased: vec![(18, 3), (3, 2)],
+        apart: true,
+        full: false,
+    };
+    one(&case).unwrap();
+}
+
 /// A case that has everything, always the same.
 #[test]
 fn one_case_with_everything() {

@@ -154,6 +154,15 @@ impl ByteSearch {
         Ok(out)
     }
 
+    /// Whether a find is a word of its own within its column.
+    fn stands_alone_in(&self, run: &[u8], column: std::ops::Range<usize>, hit: &crate::format::variants::Hit) -> bool {
+        // UTF-16 that begins at an odd byte is most likely text read askew: the letter before it then has its other half before the column.
+        let askew = hit.variant.starts_with("utf-16") && hit.offset.wrapping_sub(column.start) % 2 == 1;
+        let from = column.start.saturating_sub(usize::from(askew));
+        let found = self.searcher.search(run.get(from..column.end).unwrap_or_default());
+        found.iter().any(|h| !h.inside_word && from + h.offset == hit.offset && h.variant == hit.variant)
+    }
+
     fn run(&self, run: &[u8], index: u64, header: Option<&Header>) -> Finds {
         let mut finds = Finds::default();
         for hit in self.searcher.search(run) {
@@ -161,7 +170,7 @@ impl ByteSearch {
             if hit.inside_word {
                 let end = hit.offset + 1;
                 real = match header.map(|h| place_of(run, index, h, &(hit.offset..end))) {
-                    Some(Place::Column(column)) => self.stands_in(run.get(column).unwrap_or_default()),
+                    Some(Place::Column(column)) => self.stands_alone_in(run, column, &hit),
                     // The rest of a long row: most likely of a long text, but columns may begin and end here too.
                     Some(Place::Overflow) => {
                         finds.unclear = true;
