@@ -512,14 +512,17 @@ fn killed_at_random_moments_archives_always_restore_and_the_last_run_completes()
     let mut dice = Dice::new("kill -9");
     let started = Instant::now();
     let (mut killed, mut succeeded, mut rounds) = (0, 0, 0);
+    // How long each takes: guessed, and the guess grows until one has come to its end.
     let mut usual: BTreeMap<&str, Duration> = BTreeMap::new();
+    let mut guess: BTreeMap<&str, Duration> = BTreeMap::new();
     let plans: [&[&str]; 4] = [&["backup"], &["propagate"], &["rotate"], &["nightly"]];
     while rounds < 25 && started.elapsed() < Duration::from_secs(60) {
         let args = plans[rounds % plans.len()];
         let now = format!("2026-10-15T09:{:02}:00Z", rounds + 1);
         let begun = Instant::now();
         let mut child = shop.spawn(&now, args, &[]);
-        let usual_time = usual.get(args[0]).copied().unwrap_or(Duration::from_millis(700));
+        let guessed = guess.entry(args[0]).or_insert(Duration::from_millis(700));
+        let usual_time = usual.get(args[0]).copied().unwrap_or(*guessed);
         // Up to a little more than it takes, so that some come to their end.
         let deadline = usual_time.mul_f64(1.3 * dice.below(1000) as f64 / 1000.0);
         while begun.elapsed() < deadline && child.try_wait().unwrap().is_none() {
@@ -530,7 +533,10 @@ fn killed_at_random_moments_archives_always_restore_and_the_last_run_completes()
         }
         let ran = finish(child);
         match ran.code {
-            None => killed += 1,
+            None => {
+                killed += 1;
+                *guessed = guessed.mul_f64(1.7);
+            }
             Some(0) => {
                 succeeded += 1;
                 usual.insert(args[0], begun.elapsed());

@@ -6,12 +6,12 @@ use super::decide::{Decided, children_first};
 use super::event::Counts;
 use super::matching::{Bound, Matches};
 use crate::datamap::DataMap;
-use crate::format::{Disposition, Found, NewPiece};
+use crate::format::{Disposition, Found, NewPiece, RecordKey};
 use crate::repository::ListChunk;
-use crate::repository::entry::{ChunkRef, Entry, EntryKind, Mapped};
+use crate::repository::entry::{ChunkRef, Entry, EntryKind, Mapped, Tree};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// What an erasure changes in an archive.
 #[derive(Default)]
@@ -19,20 +19,74 @@ pub struct ArchiveEdit {
     /// Paths of entries that go.
     pub removed: HashSet<Vec<u8>>,
     /// By path: the new pieces of an entry.
-    pub changed: BTreeMap<Vec<u8>, EntryEdit>,
+    pub changed: BTreeMap<Vec<u8>, Arc<EntryEdit>>,
     /// Notes of the editors.
     pub notes: Vec<String>,
 }
 
 /// An entry's new pieces.
 pub struct EntryEdit {
-    /// In order, not overlapping.
+    /// In order, not overlapping. Once they are sealed, without their bytes and blocks.
     pub pieces: Vec<NewPiece>,
+    /// Where each of them is stored, once it is; `None` for those of which nothing is left.
+    pub sealed: OnceLock<Vec<Option<ChunkRef>>>,
     /// How the entry is cut now.
     pub mapped: Option<Mapped>,
 }
 
+/// Edits of the archive before, by path: an entry that is the same in this one, and of which the same becomes, is edited once.
+#[derive(Default)]
+pub struct Known(HashMap<Vec<u8>, KnownEdit>, Vec<Fresh>);
+
+/// An edit of this archive that is not sealed yet: path, content before, what was decided, notes.
+type Fresh = (Vec<u8>, Option<Tree>, Vec<(RecordKey, usize, Disposition)>, Vec<String>);
+
+struct KnownEdit {
+    content: Option<Tree>,
+    work: Vec<(RecordKey, usize, Disposition)>,
+    edit: Arc<EntryEdit>,
+    notes: Vec<String>,
+}
+
+impl Known {
+    /// Takes the edits of an archive that is sealed.
+    pub fn learn(&mut self, edit: &ArchiveEdit) {
+        for (path, content, work, notes) in std::mem::take(&mut self.1) {
+            if let Some(edit) = edit.changed.get(&path) {
+                self.0.insert(path, KnownEdit { content, work, edit: edit.clone(), notes });
+            }
+        }
+    }
+
+    fn get(&self, entry: &Entry, work: &[(Found, Disposition)]) -> Option<&KnownEdit> {
+        let known = self.0.get(&entry.path)?;
+        let same = known.content == entry.content
+            && known.edit.sealed.get().is_some()
+            && known.edit.mapped == mapped_after(entry)
+            && known.work.len() == work.len()
+            && known.work.iter().zip(work).all(|((key, collection, decided), (found, disposition))| {
+                *key == found.key && *collection == found.collection && decided == disposition
+            });
+        same.then_some(known)
+    }
+}
+
+fn mapped_after(entry: &Entry) -> Option<Mapped> {
+    entry.mapped.clone().map(|m| Mapped { scrubbed: m.scrubbed || m.format == "sqlite", ..m })
+}
+
 impl ArchiveEdit {
+    /// Lets go of the bytes of what is sealed: an edit is kept until it is verified, and there may be many.
+    pub fn forget_bytes(&mut self) {
+        for edit in self.changed.values_mut() {
+            if let Some(edit) = Arc::get_mut(edit)
+                && edit.sealed.get().is_some()
+            {
+                edit.pieces.iter_mut().for_each(|p| (p.bytes, p.marks) = (Vec::new(), None));
+            }
+        }
+    }
+
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
         self.removed.is_empty() && self.changed.is_empty()
@@ -59,9 +113,11 @@ pub fn tally(matches: &Matches, decided: &[Decided]) -> Tally {
     out
 }
 
-/// Runs the editors. `decided` and `bound` are consumed; on an error the archive is as it was.
-pub fn apply(map: &DataMap, bound: Vec<Bound<'_>>, matches: &Matches, decided: Vec<Decided>) -> Result<ArchiveEdit> {
+/// Runs the editors. `decided` and `bound` are consumed; on an error the archive is as it was. `known` are the edits of the archive before; it
+/// becomes those of this one.
+pub fn apply(map: &DataMap, bound: Vec<Bound<'_>>, matches: &Matches, decided: Vec<Decided>, known: &mut Known) -> Result<ArchiveEdit> {
     let mut edit = ArchiveEdit::default();
+    let before = std::mem::take(known);
     let order = children_first(map);
     let mut per_entry: HashMap<usize, Vec<(Found, Disposition)>> = HashMap::new();
     for d in decided {
@@ -70,9 +126,18 @@ pub fn apply(map: &DataMap, bound: Vec<Bound<'_>>, matches: &Matches, decided: V
         per_entry.entry(m.entry).or_default().push((m.found.clone(), d.disposition));
     }
     edit.removed.extend(matches.paths.iter().map(|p| p.path.clone()));
+    let mut rest: Vec<Fresh> = Vec::new();
     for (i, b) in bound.into_iter().enumerate() {
         let Some(work) = per_entry.remove(&i).filter(|w| w.iter().any(|(_, d)| *d != Disposition::Keep)) else { continue };
         if edit.removed.contains(&b.entry.path) {
+            continue;
+        }
+        if let Some(same) = before.get(&b.entry, &work) {
+            edit.notes.extend(same.notes.iter().cloned());
+            edit.changed.insert(b.entry.path.clone(), same.edit.clone());
+            let again =
+                KnownEdit { content: same.content.clone(), work: same.work.clone(), edit: same.edit.clone(), notes: same.notes.clone() };
+            known.0.insert(b.entry.path.clone(), again);
             continue;
         }
         let mut editor = b.editor?;
@@ -84,14 +149,19 @@ pub fn apply(map: &DataMap, bound: Vec<Bound<'_>>, matches: &Matches, decided: V
                 b.entry.display_path()
             )));
         }
-        edit.notes.extend(applied.notes.iter().map(|n| format!("{}: {n}", b.entry.display_path())));
+        let notes: Vec<String> = applied.notes.iter().map(|n| format!("{}: {n}", b.entry.display_path())).collect();
+        edit.notes.extend(notes.iter().cloned());
         let pieces = editor.finish()?;
         if pieces.is_empty() {
             continue;
         }
-        let mapped = b.entry.mapped.clone().map(|m| Mapped { scrubbed: m.scrubbed || m.format == "sqlite", ..m });
-        edit.changed.insert(b.entry.path.clone(), EntryEdit { pieces, mapped });
+        let made = Arc::new(EntryEdit { pieces, sealed: OnceLock::new(), mapped: mapped_after(&b.entry) });
+        edit.changed.insert(b.entry.path.clone(), made);
+        let work = work.into_iter().map(|(found, disposition)| (found.key, found.collection, disposition)).collect();
+        let content = b.entry.content.clone();
+        rest.push((b.entry.path.clone(), content, work, notes));
     }
+    known.1 = rest;
     Ok(edit)
 }
 
@@ -99,8 +169,10 @@ pub fn apply(map: &DataMap, bound: Vec<Bound<'_>>, matches: &Matches, decided: V
 pub enum EditedPiece<'a> {
     /// As stored.
     Kept(ChunkRef),
-    /// New bytes.
-    New(&'a NewPiece),
+    /// New bytes: which of the edit's pieces, and they.
+    New(usize, &'a NewPiece),
+    /// New, and stored already.
+    Sealed(&'a ChunkRef),
 }
 
 /// An edited entry's pieces in order. Fails when the new pieces do not fit the old ones.
@@ -108,14 +180,16 @@ pub fn edited_pieces<'a>(refs: &[ChunkRef], edit: &'a EntryEdit) -> Result<Vec<E
     let bad = || Error::Verification("an edit does not fit the entry it was made for; nothing was changed".into());
     let mut out = Vec::with_capacity(refs.len());
     let mut at = 0;
-    for piece in &edit.pieces {
+    for (i, piece) in edit.pieces.iter().enumerate() {
         let range = &piece.replaces;
         if range.start < at || range.end < range.start || range.end > refs.len() {
             return Err(bad());
         }
         out.extend(refs[at..range.start].iter().cloned().map(EditedPiece::Kept));
-        if !piece.bytes.is_empty() {
-            out.push(EditedPiece::New(piece));
+        match edit.sealed.get() {
+            Some(sealed) => out.extend(sealed.get(i).ok_or_else(bad)?.iter().map(EditedPiece::Sealed)),
+            None if piece.bytes.is_empty() => {}
+            None => out.push(EditedPiece::New(i, piece)),
         }
         at = range.end;
     }
@@ -182,7 +256,7 @@ pub fn edited_chunks<'e>(archive: &OpenArchive, edit: &'e ArchiveEdit, mut visit
                     entry = Arc::new(Entry { path: entry.path.clone(), edited: true, ..Arc::unwrap_or_clone(file) });
                 }
             }
-            let change = edit.changed.get(source.as_ref().unwrap_or(&entry.path));
+            let change = edit.changed.get(source.as_ref().unwrap_or(&entry.path)).map(Arc::as_ref);
             visit(Walked::Entry(entry, change))?;
         }
     }
@@ -197,7 +271,8 @@ pub fn piece_sources(archive: &OpenArchive, entry: &Entry, edit: Option<&EntryEd
         .into_iter()
         .map(|p| match p {
             EditedPiece::Kept(r) => PieceSource::Stored(r),
-            EditedPiece::New(n) => PieceSource::Fresh(Arc::new(n.bytes.clone())),
+            EditedPiece::New(_, n) => PieceSource::Fresh(Arc::new(n.bytes.clone())),
+            EditedPiece::Sealed(r) => PieceSource::Stored(r.clone()),
         })
         .collect())
 }

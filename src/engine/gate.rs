@@ -4,7 +4,7 @@
 
 use super::archive::OpenArchive;
 use super::decide::{Decided, Decider};
-use super::edit::{ArchiveEdit, apply};
+use super::edit::{ArchiveEdit, Known, apply};
 use super::event::{Event, IdentityTokens};
 use super::matching::{Bound, Limits, Matches, bind, find_all};
 use super::propagate::plan_is_processed;
@@ -128,7 +128,7 @@ pub fn pass(session: &Session, view: &View, listed: &Listed, bypass: Option<&Byp
             "erasures are outstanding for this archive and {entry} cannot be searched ({why}); nothing is handed out"
         )));
     }
-    let edit = apply(&config.map, bound, &matches, decided)?;
+    let edit = apply(&config.map, bound, &matches, decided, &mut Known::default())?;
     Ok(Gated { edit, replayed: requests.iter().map(|r| r.id.clone()).collect() })
 }
 

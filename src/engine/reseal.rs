@@ -40,21 +40,29 @@ pub fn reseal(
             let edited = Arc::make_mut(&mut entry);
             let refs = archive.refs(edited)?;
             let mut tree = TreeWriter::new(writer);
+            let mut sealed: Vec<Option<ChunkRef>> = vec![None; change.pieces.len()];
             for piece in edited_pieces(&refs, change)? {
                 tree.push(match piece {
                     EditedPiece::Kept(r) => r,
-                    EditedPiece::New(new) => {
+                    EditedPiece::Sealed(r) => r.clone(),
+                    EditedPiece::New(i, new) => {
                         let data = writer.add(Role::Data, &new.bytes)?;
                         stored += data.stored;
                         let marks = match &new.marks {
                             Some(m) => Some(writer.add(Role::Marks, &m.encode()?)?.id),
                             None => None,
                         };
-                        ChunkRef { id: data.id, len: new.bytes.len() as u64, marks }
+                        let reference = ChunkRef { id: data.id, len: new.bytes.len() as u64, marks };
+                        if let Some(place) = sealed.get_mut(i) {
+                            *place = Some(reference.clone());
+                        }
+                        reference
                     }
                 })?;
             }
             let tree = tree.finish()?;
+            // Set already where another archive's edit is used again.
+            let _ = change.sealed.set(sealed);
             edited.size = tree.len();
             edited.content = Some(tree);
             edited.mapped = change.mapped.clone().or(edited.mapped.take());

@@ -141,7 +141,7 @@ pub fn selected(out: &Outgoing, selection: &Selection, mut visit: impl FnMut(Ent
                 entry.link = Some(serde_bytes::ByteBuf::from(new.clone()));
             } else if let Some(file) = skipped.remove(link.as_slice()) {
                 stands.insert(link.to_vec(), entry.path.clone());
-                let pieces = piece_sources(&out.archive, &file, out.gated.edit.changed.get(link.as_slice()))?;
+                let pieces = piece_sources(&out.archive, &file, out.gated.edit.changed.get(link.as_slice()).map(Arc::as_ref))?;
                 return visit(Entry { path: entry.path, ..file }, pieces);
             }
         }

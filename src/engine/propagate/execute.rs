@@ -8,7 +8,7 @@ use super::{Options, People, Plan, Report, Scope, request_people};
 use crate::config;
 use crate::engine::archive::OpenArchive;
 use crate::engine::blocks::MarksCache;
-use crate::engine::edit::{ArchiveEdit, Tally, apply, tally};
+use crate::engine::edit::{ArchiveEdit, Known, Tally, apply, tally};
 use crate::engine::event::{ArchiveOutcome, Event, Verdict};
 use crate::engine::reseal::reseal;
 use crate::engine::session::{Session, View, archive_of_key};
@@ -136,6 +136,7 @@ fn run_dataset(
     report.archives.extend(missing_archives(config, &state, &heads));
     let mode = config.erasure.mode.to_string();
     let mut works = Vec::new();
+    let mut known = Known::default();
     let options = WriteOptions { level: session.config.compression_level, ..WriteOptions::default() };
     let writer = ChunkWriter::new(&session.repo, &view.dataset, view.index.clone(), options);
     session.env.monitor.phase(&format!("erasing from {}", config.name), Some(heads.latest.len() as u64));
@@ -160,7 +161,7 @@ fn run_dataset(
             });
             work.requests.clear();
         } else {
-            prepare(session, config, &view, &people, requests, &writer, report, &mut work)?;
+            prepare(session, config, &view, &people, requests, &writer, report, &mut work, &mut known)?;
         }
         session.env.monitor.advance(1);
         works.push(work);
@@ -208,13 +209,14 @@ fn prepare(
     writer: &ChunkWriter,
     report: &mut Report,
     work: &mut Work,
+    known: &mut Known,
 ) -> Result<()> {
     let archive = view.open(&work.old.head);
-    let mut attempt = attempt(session, config, view, &archive, people, &work.requests);
+    let mut attempt = attempt(session, config, view, &archive, people, &work.requests, known);
     if attempt.as_ref().is_err_and(is_about_the_archive) && work.requests.len() > 1 {
         let mut able = Vec::new();
         for i in &work.requests {
-            match self::attempt(session, config, view, &archive, people, &[*i]) {
+            match self::attempt(session, config, view, &archive, people, &[*i], &mut Known::default()) {
                 Ok(_) => able.push(*i),
                 Err(e) if is_about_the_archive(&e) => work.outcome.left.push(people.withhold(&format!("request {}: {e}", requests[*i].id))),
                 Err(e) => return Err(e),
@@ -224,10 +226,10 @@ fn prepare(
         if work.requests.is_empty() {
             return Ok(());
         }
-        attempt = self::attempt(session, config, view, &archive, people, &work.requests);
+        attempt = self::attempt(session, config, view, &archive, people, &work.requests, known);
     }
     match attempt {
-        Ok(done) => {
+        Ok(mut done) => {
             let mine: Vec<&Request> = work.requests.iter().map(|i| requests[*i]).collect();
             work.outcome.requests = named_counts(config, &mine, &done.counts);
             work.outcome.left.extend(done.left.iter().map(|t| people.withhold(t)));
@@ -241,6 +243,8 @@ fn prepare(
             if !done.edit.is_empty() {
                 work.new = Some(reseal(&archive, &work.old, &done.edit, &view.dataset, writer, report.started, &session.env)?);
             }
+            done.edit.forget_bytes();
+            known.learn(&done.edit);
             work.edit = done.edit;
         }
         Err(e) if is_about_the_archive(&e) => {
@@ -274,6 +278,7 @@ fn attempt(
     archive: &OpenArchive,
     people: &People,
     chosen: &[usize],
+    known: &mut Known,
 ) -> Result<Attempt> {
     let people = people.only(chosen);
     let searched = search(session, config, view, archive, &people)?;
@@ -285,7 +290,7 @@ fn attempt(
     );
     notes.extend(searched.decided.iter().filter_map(|d| Some(format!("kept: {}", d.ground.as_ref()?))));
     let also_known = also_known(config, &people, &searched);
-    let edit = apply(&config.map, searched.bound, &searched.matches, searched.decided)?;
+    let edit = apply(&config.map, searched.bound, &searched.matches, searched.decided, known)?;
     notes.extend(edit.notes.iter().cloned());
     Ok(Attempt { edit, counts, left, notes, also_known })
 }
