@@ -177,10 +177,27 @@ impl Sweep<'_> {
             StoreError::Missing { .. } | StoreError::Short { .. } => chunk::damaged(&key, &row.id, "the pack does not hold it"),
             other => other.into(),
         })?;
-        let body = chunk::open_body(self.repo.id(), pack, row, sealed).map_err(|d| chunk::damaged(&key, &row.id, d))?;
+        self.open_sealed(&key, pack, row, sealed)
+    }
+
+    fn open_sealed(&self, key: &str, pack: &PackId, row: &Row, sealed: Vec<u8>) -> Result<Zeroizing<Vec<u8>>> {
+        let body = chunk::open_body(self.repo.id(), pack, row, sealed).map_err(|d| chunk::damaged(key, &row.id, d))?;
         let body = Zeroizing::new(body);
-        chunk::decode_body(self.dataset, row, body.to_vec()).map_err(|d| chunk::damaged(&key, &row.id, d))?;
+        chunk::decode_body(self.dataset, row, body.to_vec()).map_err(|d| chunk::damaged(key, &row.id, d))?;
         Ok(body)
+    }
+
+    /// All of a pack where most of it is wanted: one request instead of one for each chunk.
+    fn whole(&self, sheet: &Sheet) -> Result<Option<Vec<u8>>> {
+        if sheet.live() * 4 < sheet.size {
+            return Ok(None);
+        }
+        match self.repo.location().data.get(&self.pack_key(&sheet.pack)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            // Asked for one by one, what is missing is named.
+            Err(StoreError::Missing { .. } | StoreError::Short { .. }) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Steps 1 and 2 for one pack; gives back the sheet when the pack is to be compacted.
@@ -253,8 +270,15 @@ impl Sweep<'_> {
             self.repo.env().stop.check("the destruction of old chunks; run it again to complete it")?;
             let mut bodies = Vec::with_capacity(sheet.rows.len());
             let mut failure = None;
+            let (key, whole) = (self.pack_key(&sheet.pack), self.whole(&sheet)?);
             for row in &sheet.rows {
-                match self.open(&sheet.pack, row) {
+                let from = row.offset as usize;
+                let sealed = whole.as_ref().and_then(|w| w.get(from..from.checked_add(row.stored as usize)?));
+                let opened = match sealed {
+                    Some(sealed) => self.open_sealed(&key, &sheet.pack, row, sealed.to_vec()),
+                    None => self.open(&sheet.pack, row),
+                };
+                match opened {
                     Ok(body) => bodies.push(body),
                     Err(e @ Error::Damaged { .. }) => failure = Some(e),
                     Err(e) => return Err(e),
