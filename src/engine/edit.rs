@@ -36,38 +36,36 @@ pub struct EntryEdit {
 
 /// Edits of the archive before, by path: an entry that is the same in this one, and of which the same becomes, is edited once.
 #[derive(Default)]
-pub struct Known(HashMap<Vec<u8>, KnownEdit>, Vec<Fresh>);
-
-/// An edit of this archive that is not sealed yet: path, content before, what was decided, notes.
-type Fresh = (Vec<u8>, Option<Tree>, Vec<(RecordKey, usize, Disposition)>, Vec<String>);
+pub struct Known(HashMap<Vec<u8>, KnownEdit>);
 
 struct KnownEdit {
+    /// Before the edit.
     content: Option<Tree>,
+    /// What was decided.
     work: Vec<(RecordKey, usize, Disposition)>,
-    edit: Arc<EntryEdit>,
     notes: Vec<String>,
+    /// Once it is sealed.
+    edit: Option<Arc<EntryEdit>>,
 }
 
 impl Known {
     /// Takes the edits of an archive that is sealed.
     pub fn learn(&mut self, edit: &ArchiveEdit) {
-        for (path, content, work, notes) in std::mem::take(&mut self.1) {
-            if let Some(edit) = edit.changed.get(&path) {
-                self.0.insert(path, KnownEdit { content, work, edit: edit.clone(), notes });
-            }
+        for (path, known) in &mut self.0 {
+            known.edit = edit.changed.get(path).cloned();
         }
     }
 
-    fn get(&self, entry: &Entry, work: &[(Found, Disposition)]) -> Option<&KnownEdit> {
-        let known = self.0.get(&entry.path)?;
+    /// Takes out the edit that this one would be.
+    fn take(&mut self, entry: &Entry, work: &[(Found, Disposition)]) -> Option<(KnownEdit, Arc<EntryEdit>)> {
+        let known = self.0.remove(&entry.path)?;
+        let edit = known.edit.clone().filter(|e| e.sealed.get().is_some() && e.mapped == mapped_after(entry))?;
         let same = known.content == entry.content
-            && known.edit.sealed.get().is_some()
-            && known.edit.mapped == mapped_after(entry)
             && known.work.len() == work.len()
             && known.work.iter().zip(work).all(|((key, collection, decided), (found, disposition))| {
                 *key == found.key && *collection == found.collection && decided == disposition
             });
-        same.then_some(known)
+        same.then_some((known, edit))
     }
 }
 
@@ -117,7 +115,7 @@ pub fn tally(matches: &Matches, decided: &[Decided]) -> Tally {
 /// becomes those of this one.
 pub fn apply(map: &DataMap, bound: Vec<Bound<'_>>, matches: &Matches, decided: Vec<Decided>, known: &mut Known) -> Result<ArchiveEdit> {
     let mut edit = ArchiveEdit::default();
-    let before = std::mem::take(known);
+    let mut before = std::mem::take(known);
     let order = children_first(map);
     let mut per_entry: HashMap<usize, Vec<(Found, Disposition)>> = HashMap::new();
     for d in decided {
@@ -126,18 +124,15 @@ pub fn apply(map: &DataMap, bound: Vec<Bound<'_>>, matches: &Matches, decided: V
         per_entry.entry(m.entry).or_default().push((m.found.clone(), d.disposition));
     }
     edit.removed.extend(matches.paths.iter().map(|p| p.path.clone()));
-    let mut rest: Vec<Fresh> = Vec::new();
     for (i, b) in bound.into_iter().enumerate() {
         let Some(work) = per_entry.remove(&i).filter(|w| w.iter().any(|(_, d)| *d != Disposition::Keep)) else { continue };
         if edit.removed.contains(&b.entry.path) {
             continue;
         }
-        if let Some(same) = before.get(&b.entry, &work) {
+        if let Some((same, made)) = before.take(&b.entry, &work) {
             edit.notes.extend(same.notes.iter().cloned());
-            edit.changed.insert(b.entry.path.clone(), same.edit.clone());
-            let again =
-                KnownEdit { content: same.content.clone(), work: same.work.clone(), edit: same.edit.clone(), notes: same.notes.clone() };
-            known.0.insert(b.entry.path.clone(), again);
+            edit.changed.insert(b.entry.path.clone(), made);
+            known.0.insert(b.entry.path.clone(), same);
             continue;
         }
         let mut editor = b.editor?;
@@ -158,10 +153,8 @@ pub fn apply(map: &DataMap, bound: Vec<Bound<'_>>, matches: &Matches, decided: V
         let made = Arc::new(EntryEdit { pieces, sealed: OnceLock::new(), mapped: mapped_after(&b.entry) });
         edit.changed.insert(b.entry.path.clone(), made);
         let work = work.into_iter().map(|(found, disposition)| (found.key, found.collection, disposition)).collect();
-        let content = b.entry.content.clone();
-        rest.push((b.entry.path.clone(), content, work, notes));
+        known.0.insert(b.entry.path.clone(), KnownEdit { content: b.entry.content.clone(), work, notes, edit: None });
     }
-    known.1 = rest;
     Ok(edit)
 }
 

@@ -360,10 +360,9 @@ impl Repository {
 
 #[cfg(test)]
 mod tests {
-    use super::super::entry::{ChunkRef, Entry, Role};
-    use super::super::testing::{self, Fixture, entry, put_archive};
+    use super::super::testing::{self, Fixture, put_archive};
     use super::super::write::WriteOptions;
-    use super::super::{ChunkReader, ChunkWriter, EntryListWriter, TreeWriter};
+    use super::super::{ChunkReader, ChunkWriter};
     use super::*;
 
     fn host(t: &Fixture, label: &str) -> Arc<HostKey> {
@@ -405,15 +404,7 @@ mod tests {
         let (known, doubted) = outbox.known().unwrap();
         assert!(doubted.is_empty(), "{doubted:?}");
         let writer = ChunkWriter::to_outbox(outbox, known, WriteOptions::default());
-        let mut list = EntryListWriter::new(&writer, outbox.dataset());
-        for (n, content) in contents.iter().enumerate() {
-            let mut tree = TreeWriter::new(&writer);
-            let added = writer.add(Role::Data, content).unwrap();
-            tree.push(ChunkRef { id: added.id, len: content.len() as u64, marks: None }).unwrap();
-            let content = Some(tree.finish().unwrap());
-            list.push(&Entry { size: contents[n].len() as u64, content, ..entry(&format!("file-{n}")) }).unwrap();
-        }
-        let entries = list.finish().unwrap();
+        let entries = testing::put_files(&writer, outbox.dataset(), contents);
         let written = writer.finish().unwrap();
         outbox.put_head(&head(t, outbox, entries, contents.len() as u64)).unwrap();
         written.chunks

@@ -8,6 +8,7 @@ use super::sheet::{pack_key, role_byte};
 use super::{Repository, chunk};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Prefetching reads over gaps up to this many bytes rather than asking twice.
@@ -18,61 +19,63 @@ const RUN: u64 = 4 << 20;
 type Key = (ChunkId, u8);
 
 /// Least recently used goes first; bounded in bytes.
-struct Cache {
+struct Cache<K, V> {
     limit: usize,
     used: usize,
     clock: u64,
-    entries: HashMap<Key, (Arc<Vec<u8>>, u64)>,
-    order: BTreeMap<u64, Key>,
+    /// With what each costs and when it was last used.
+    entries: HashMap<K, (V, usize, u64)>,
+    order: BTreeMap<u64, K>,
 }
 
-impl Cache {
-    fn get(&mut self, key: &Key) -> Option<Arc<Vec<u8>>> {
-        let (bytes, used_at) = self.entries.get_mut(key)?;
+impl<K: Copy + Eq + Hash, V: Clone> Cache<K, V> {
+    fn new(limit: usize) -> Cache<K, V> {
+        Cache { limit, used: 0, clock: 0, entries: HashMap::new(), order: BTreeMap::new() }
+    }
+
+    fn has(&self, key: &K) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    fn get(&mut self, key: &K) -> Option<V> {
+        let (value, _, used_at) = self.entries.get_mut(key)?;
         self.clock += 1;
         self.order.remove(used_at);
         self.order.insert(self.clock, *key);
         *used_at = self.clock;
-        Some(bytes.clone())
+        Some(value.clone())
     }
 
-    fn put(&mut self, key: Key, bytes: &Arc<Vec<u8>>) {
-        if bytes.len() > self.limit || self.entries.contains_key(&key) {
+    fn put(&mut self, key: K, value: V, cost: usize) {
+        if cost > self.limit || self.has(&key) {
             return;
         }
         self.clock += 1;
-        self.used += bytes.len();
-        self.entries.insert(key, (bytes.clone(), self.clock));
+        self.used += cost;
+        self.entries.insert(key, (value, cost, self.clock));
         self.order.insert(self.clock, key);
         while self.used > self.limit
             && let Some((_, oldest)) = self.order.pop_first()
         {
-            if let Some((bytes, _)) = self.entries.remove(&oldest) {
-                self.used -= bytes.len();
+            if let Some((_, cost, _)) = self.entries.remove(&oldest) {
+                self.used -= cost;
             }
         }
     }
 }
+
+/// A list chunk's entries.
+pub(super) type List = Arc<[Arc<Entry>]>;
 
 /// Reads chunks of one dataset. Shared between threads.
 pub struct ChunkReader {
     repository: Arc<Repository>,
     dataset: Arc<Dataset>,
     index: Arc<ChunkIndex>,
-    cache: Mutex<Cache>,
-    decoded: Mutex<Decoded>,
+    cache: Mutex<Cache<Key, Arc<Vec<u8>>>>,
+    /// List chunks in the form that they are used in. The archives of a run share most of them, and each is gone over several times.
+    decoded: Mutex<Cache<ChunkId, List>>,
 }
-
-/// List chunks in the form that they are used in. The archives of a run share most of them, and each is gone over several times.
-struct Decoded {
-    limit: usize,
-    used: usize,
-    clock: u64,
-    lists: HashMap<ChunkId, DecodedList>,
-}
-
-/// Entries, what they cost in bytes, and when they were last used.
-type DecodedList = (Arc<[Arc<Entry>]>, usize, u64);
 
 /// Bytes of memory that a byte of an encoded list takes when it is decoded, roughly.
 const SWELL: usize = 4;
@@ -80,9 +83,8 @@ const SWELL: usize = 4;
 impl ChunkReader {
     /// A reader with a cache of at most `cache_bytes` of plaintext.
     pub fn new(repository: &Arc<Repository>, dataset: &Arc<Dataset>, index: Arc<ChunkIndex>, cache_bytes: usize) -> ChunkReader {
-        let cache = Cache { limit: cache_bytes, used: 0, clock: 0, entries: HashMap::new(), order: BTreeMap::new() };
-        let decoded = Mutex::new(Decoded { limit: cache_bytes, used: 0, clock: 0, lists: HashMap::new() });
-        ChunkReader { repository: repository.clone(), dataset: dataset.clone(), index, cache: Mutex::new(cache), decoded }
+        let (cache, decoded) = (Mutex::new(Cache::new(cache_bytes)), Mutex::new(Cache::new(cache_bytes)));
+        ChunkReader { repository: repository.clone(), dataset: dataset.clone(), index, cache, decoded }
     }
 
     /// Its index.
@@ -100,47 +102,27 @@ impl ChunkReader {
         &self.repository
     }
 
-    fn lists(&self) -> MutexGuard<'_, Decoded> {
+    fn lists(&self) -> MutexGuard<'_, Cache<ChunkId, List>> {
         self.decoded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a list chunk needs not be read.
     pub(super) fn has_decoded(&self, id: &ChunkId) -> bool {
-        self.lists().lists.contains_key(id)
+        self.lists().has(id)
     }
 
     /// A list chunk's entries.
-    pub(super) fn decoded(&self, id: &ChunkId, decode: impl FnOnce(&[u8]) -> Result<Arc<[Arc<Entry>]>>) -> Result<Arc<[Arc<Entry>]>> {
-        {
-            let mut lists = self.lists();
-            lists.clock += 1;
-            let now = lists.clock;
-            if let Some((entries, _, used_at)) = lists.lists.get_mut(id) {
-                *used_at = now;
-                return Ok(entries.clone());
-            }
+    pub(super) fn decoded(&self, id: &ChunkId, decode: impl FnOnce(&[u8]) -> Result<List>) -> Result<List> {
+        if let Some(entries) = self.lists().get(id) {
+            return Ok(entries);
         }
         let bytes = self.read(id, Role::Entries)?;
         let entries = decode(&bytes)?;
-        let cost = bytes.len() * SWELL;
-        let mut lists = self.lists();
-        while lists.used + cost > lists.limit
-            && let Some(oldest) = lists.lists.iter().min_by_key(|(_, (_, _, used_at))| *used_at).map(|(id, _)| *id)
-        {
-            if let Some((_, cost, _)) = lists.lists.remove(&oldest) {
-                lists.used -= cost;
-            }
-        }
-        if lists.used + cost <= lists.limit {
-            let now = lists.clock;
-            if lists.lists.insert(*id, (entries.clone(), cost, now)).is_none() {
-                lists.used += cost;
-            }
-        }
+        self.lists().put(*id, entries.clone(), bytes.len() * SWELL);
         Ok(entries)
     }
 
-    fn cache(&self) -> MutexGuard<'_, Cache> {
+    fn cache(&self) -> MutexGuard<'_, Cache<Key, Arc<Vec<u8>>>> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -156,7 +138,7 @@ impl ChunkReader {
             match self.fetch(found) {
                 Ok(bytes) => {
                     let bytes = Arc::new(bytes);
-                    self.cache().put(key, &bytes);
+                    self.cache().put(key, bytes.clone(), bytes.len());
                     return Ok(bytes);
                 }
                 Err(e) => failure = Some(e),
@@ -198,7 +180,7 @@ impl ChunkReader {
         let mut budget = self.cache().limit as u64 / 2;
         let mut wanted: Vec<Found<'_>> = Vec::new();
         for (id, role) in ids {
-            if self.cache().entries.contains_key(&(*id, role_byte(*role))) {
+            if self.cache().has(&(*id, role_byte(*role))) {
                 continue;
             }
             let Some(found) = self.index.find(id, *role).next() else { continue };
@@ -225,7 +207,8 @@ impl ChunkReader {
                 let from = (u64::from(found.row.offset) - start) as usize;
                 let Some(sealed) = bytes.get(from..from + found.row.stored as usize) else { continue };
                 if let Ok(plain) = self.open(&key, *found, sealed.to_vec()) {
-                    self.cache().put((found.row.id, role_byte(found.row.role)), &Arc::new(plain));
+                    let cost = plain.len();
+                    self.cache().put((found.row.id, role_byte(found.row.role)), Arc::new(plain), cost);
                 }
             }
         }

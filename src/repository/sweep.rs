@@ -286,7 +286,6 @@ impl Sweep<'_> {
             }
             if let Some(failure) = failure {
                 // A damaged pack stays where it is: somebody may yet repair it. Its dead ranges go nevertheless.
-                let key = self.pack_key(&sheet.pack);
                 self.out.damaged.push((key.clone(), failure));
                 if self.wipe(&mut sheet)? == Some(Wiped::Unsupported) {
                     self.out.left.push((key.clone(), Error::damaged(key, "it cannot be compacted, and this store cannot wipe")));

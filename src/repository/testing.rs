@@ -1,7 +1,7 @@
 //! What the repository's tests share: a repository in a temporary directory, on a store that fails when told to, with a clock that
 //! stands still.
 
-use super::entry::{ChunkRef, Entry, EntryKind, Role, Time};
+use super::entry::{ChunkRef, Entry, EntryKind, Role, Time, Tree};
 use super::*;
 use crate::env::{Clock, Silent, Stop, SystemRandom};
 use crate::store::fault::Faulty;
@@ -106,20 +106,25 @@ pub fn entry(path: &str) -> Entry {
     }
 }
 
-/// Seals an archive of dataset `d`: one file per content, one chunk per file.
-pub fn put_archive(t: &Fixture, number: u8, contents: &[&[u8]]) -> Head {
-    let dataset = t.repo.create_dataset("d").unwrap();
-    let index = t.repo.index(&dataset).unwrap();
-    let writer = ChunkWriter::new(&t.repo, &dataset, index, WriteOptions::default());
-    let mut list = EntryListWriter::new(&writer, &dataset);
+/// A list of files with these contents, named by their number.
+pub fn put_files(writer: &ChunkWriter, dataset: &Dataset, contents: &[&[u8]]) -> Tree {
+    let mut list = EntryListWriter::new(writer, dataset);
     for (n, content) in contents.iter().enumerate() {
-        let mut tree = TreeWriter::new(&writer);
+        let mut tree = TreeWriter::new(writer);
         let added = writer.add(Role::Data, content).unwrap();
         tree.push(ChunkRef { id: added.id, len: content.len() as u64, marks: None }).unwrap();
         let content = Some(tree.finish().unwrap());
         list.push(&Entry { size: contents[n].len() as u64, content, ..entry(&format!("file-{n}")) }).unwrap();
     }
-    let entries = list.finish().unwrap();
+    list.finish().unwrap()
+}
+
+/// Seals an archive of dataset `d`: one file per content, one chunk per file.
+pub fn put_archive(t: &Fixture, number: u8, contents: &[&[u8]]) -> Head {
+    let dataset = t.repo.create_dataset("d").unwrap();
+    let index = t.repo.index(&dataset).unwrap();
+    let writer = ChunkWriter::new(&t.repo, &dataset, index, WriteOptions::default());
+    let entries = put_files(&writer, &dataset, contents);
     let written = writer.finish().unwrap();
     let head = Head {
         archive: ArchiveId([number; 16]),

@@ -4,6 +4,7 @@ use super::S3Store;
 use super::client::Verb;
 use super::errors::Failure;
 use crate::store::{Object, check_key};
+use aws_sdk_s3::operation::list_object_versions::ListObjectVersionsOutput;
 
 /// A version of an object, or a delete marker.
 #[derive(Debug, Clone)]
@@ -72,43 +73,17 @@ impl S3Store {
     /// First segments under which there are objects, or once were; each ends in `/`.
     pub(super) async fn folders(&self) -> Result<Vec<String>, Failure> {
         let mut out = Vec::new();
-        let mut from: (Option<String>, Option<String>) = (None, None);
-        loop {
-            let page = self
-                .connection
-                .call(Verb::List, 0, || async {
-                    let request = self.connection.client.list_object_versions().bucket(&self.options.bucket);
-                    let request = request.prefix(self.root()).delimiter("/").set_key_marker(from.0.clone());
-                    Ok(request.set_version_id_marker(from.1.clone()).send().await?)
-                })
-                .await?;
-            for folder in page.common_prefixes().iter().filter_map(|p| p.prefix()?.strip_prefix(self.root().as_str())) {
-                if folder.strip_suffix('/').is_some_and(|f| check_key(f).is_ok()) {
-                    out.push(folder.to_string());
-                }
-            }
-            if page.is_truncated() != Some(true) {
-                return Ok(out);
-            }
-            let next = (page.next_key_marker().map(str::to_string), page.next_version_id_marker().map(str::to_string));
-            if next.0.is_none() || next == from {
-                return Err(Failure::other("the listing does not go on where it says that it does"));
-            }
-            from = next;
-        }
+        self.version_pages(&self.root(), Some("/"), |page| {
+            let folders = page.common_prefixes().iter().filter_map(|p| p.prefix()?.strip_prefix(self.root().as_str()));
+            out.extend(folders.filter(|f| f.strip_suffix('/').is_some_and(|f| check_key(f).is_ok())).map(str::to_string));
+        })
+        .await?;
+        Ok(out)
     }
 
     async fn all_versions(&self, full: &str) -> Result<Vec<Version>, Failure> {
         let mut out = Vec::new();
-        let mut from: (Option<String>, Option<String>) = (None, None);
-        loop {
-            let page = self
-                .connection
-                .call(Verb::List, 0, || async {
-                    let request = self.connection.client.list_object_versions().bucket(&self.options.bucket).prefix(full);
-                    Ok(request.set_key_marker(from.0.clone()).set_version_id_marker(from.1.clone()).send().await?)
-                })
-                .await?;
+        self.version_pages(full, None, |page| {
             for v in page.versions() {
                 if let Some(key) = self.ours(v.key()) {
                     let len = u64::try_from(v.size().unwrap_or(0)).unwrap_or(0);
@@ -122,8 +97,31 @@ impl S3Store {
                     out.push(Version { key, len: 0, id, latest: m.is_latest().unwrap_or(false), marker: true });
                 }
             }
+        })
+        .await?;
+        Ok(out)
+    }
+
+    /// Every page of a listing of versions.
+    async fn version_pages(
+        &self,
+        prefix: &str,
+        delimiter: Option<&str>,
+        mut each: impl FnMut(&ListObjectVersionsOutput),
+    ) -> Result<(), Failure> {
+        let mut from: (Option<String>, Option<String>) = (None, None);
+        loop {
+            let page = self
+                .connection
+                .call(Verb::List, 0, || async {
+                    let request = self.connection.client.list_object_versions().bucket(&self.options.bucket).prefix(prefix);
+                    let request = request.set_delimiter(delimiter.map(str::to_string)).set_key_marker(from.0.clone());
+                    Ok(request.set_version_id_marker(from.1.clone()).send().await?)
+                })
+                .await?;
+            each(&page);
             if page.is_truncated() != Some(true) {
-                return Ok(out);
+                return Ok(());
             }
             let next = (page.next_key_marker().map(str::to_string), page.next_version_id_marker().map(str::to_string));
             if next.0.is_none() || next == from {

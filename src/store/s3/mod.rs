@@ -34,9 +34,7 @@ use super::{Finding, Object, Requests, Store, StoreError, StoreResult, Wiped, ch
 use crate::crash;
 use crate::env::Env;
 use aws_sdk_s3::operation::get_object::builders::GetObjectFluentBuilder;
-use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::ServerSideEncryption;
 use client::{Connection, Verb};
 use errors::{Failure, Kind};
 use std::cell::Cell;
@@ -134,26 +132,6 @@ impl S3Store {
             .await
     }
 
-    /// Encryption, storage class and lock of a new object.
-    fn shape_put(&self, key: &str, mut request: PutObjectFluentBuilder) -> PutObjectFluentBuilder {
-        match &self.options.encryption {
-            None => {}
-            Some(Encryption::SseS3) => request = request.server_side_encryption(ServerSideEncryption::Aes256),
-            Some(Encryption::SseKms(id)) => {
-                request = request.server_side_encryption(ServerSideEncryption::AwsKms).set_ssekms_key_id(id.clone())
-            }
-        }
-        if is_pack(key)
-            && let Some(class) = &self.options.storage_class
-        {
-            request = request.storage_class(class.as_str().into());
-        }
-        if let Some((mode, until)) = self.retention(key) {
-            request = request.object_lock_mode(mode).object_lock_retain_until_date(until);
-        }
-        request
-    }
-
     async fn write(&self, key: &str, bytes: &[u8], when: When) -> Result<Put, Failure> {
         if bytes.len() > SINGLE && matches!(when, When::Always) {
             return self.write_parts(key, bytes).await;
@@ -168,7 +146,7 @@ impl S3Store {
                     When::Absent => request.if_none_match("*"),
                     When::Matches(etag) => request.if_match(etag),
                 };
-                let answer = self.shape_put(key, request).body(ByteStream::from(bytes.to_vec())).send().await?;
+                let answer = shaped!(self, key, request).body(ByteStream::from(bytes.to_vec())).send().await?;
                 Ok(Put { version: answer.version_id().map(str::to_string), repeated: attempts.get() > 1 })
             })
             .await
@@ -195,6 +173,32 @@ impl S3Store {
         }
     }
 }
+
+/// Encryption, storage class and lock of a new object: requests that write at once and in parts have the same setters and no trait in common.
+macro_rules! shaped {
+    ($store:expr, $key:expr, $request:expr) => {{
+        let (store, mut request) = ($store, $request);
+        match &store.options.encryption {
+            None => {}
+            Some($crate::store::s3::Encryption::SseS3) => {
+                request = request.server_side_encryption(aws_sdk_s3::types::ServerSideEncryption::Aes256)
+            }
+            Some($crate::store::s3::Encryption::SseKms(id)) => {
+                request = request.server_side_encryption(aws_sdk_s3::types::ServerSideEncryption::AwsKms).set_ssekms_key_id(id.clone())
+            }
+        }
+        if $crate::store::s3::is_pack($key)
+            && let Some(class) = &store.options.storage_class
+        {
+            request = request.storage_class(class.as_str().into());
+        }
+        if let Some((mode, until)) = store.retention($key) {
+            request = request.object_lock_mode(mode).object_lock_retain_until_date(until);
+        }
+        request
+    }};
+}
+use shaped;
 
 /// An object as it was read.
 struct Read {

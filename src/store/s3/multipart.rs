@@ -4,9 +4,9 @@
 
 use super::client::Verb;
 use super::errors::{Failure, Kind};
-use super::{Encryption, Put, S3Store, is_pack};
+use super::{Put, S3Store, shaped};
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, ServerSideEncryption};
+use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
 use std::time::Duration;
 
 /// Bytes of a part: at least 5 MiB.
@@ -33,22 +33,8 @@ impl S3Store {
     async fn begin(&self, key: &str) -> Result<String, Failure> {
         self.connection
             .call(Verb::Put, 0, || async {
-                let mut request = self.connection.client.create_multipart_upload().bucket(&self.options.bucket).key(self.full(key));
-                match &self.options.encryption {
-                    None => {}
-                    Some(Encryption::SseS3) => request = request.server_side_encryption(ServerSideEncryption::Aes256),
-                    Some(Encryption::SseKms(id)) => {
-                        request = request.server_side_encryption(ServerSideEncryption::AwsKms).set_ssekms_key_id(id.clone())
-                    }
-                }
-                if is_pack(key)
-                    && let Some(class) = &self.options.storage_class
-                {
-                    request = request.storage_class(class.as_str().into());
-                }
-                if let Some((mode, until)) = self.retention(key) {
-                    request = request.object_lock_mode(mode).object_lock_retain_until_date(until);
-                }
+                let request = self.connection.client.create_multipart_upload().bucket(&self.options.bucket).key(self.full(key));
+                let request = shaped!(self, key, request);
                 let answer = request.checksum_algorithm(ChecksumAlgorithm::Crc32).send().await?;
                 answer.upload_id().map(str::to_string).ok_or_else(|| Failure::other("the service gives the upload no id"))
             })
