@@ -36,6 +36,15 @@ pub fn decrypt(key: &[u8; 32], aad: &[u8], buffer: &mut Vec<u8>) -> Result<(), N
     Aes256Gcm::new(key.into()).decrypt_in_place(&Nonce::<Aes256Gcm>::default(), aad, buffer).map_err(|_| NotAuthentic)
 }
 
+/// Like [`decrypt`], without moving anything: what of `sealed` is plaintext then.
+pub fn decrypt_slice<'b>(key: &[u8; 32], aad: &[u8], sealed: &'b mut [u8]) -> Result<&'b [u8], NotAuthentic> {
+    let (body, tag) = sealed.split_last_chunk_mut::<TAG>().ok_or(NotAuthentic)?;
+    Aes256Gcm::new(key.into())
+        .decrypt_inout_detached(&Nonce::<Aes256Gcm>::default(), aad, (&mut *body).into(), (&*tag).into())
+        .map_err(|_| NotAuthentic)?;
+    Ok(body)
+}
+
 /// Where a chunk lies and what it is: bound into its seal.
 #[derive(Debug, Clone, Copy)]
 pub struct ChunkPlace<'a> {

@@ -1,24 +1,31 @@
-//! Restoring an archive into a directory, through the gate: folders first, file pieces in parallel straight into place, links and folder
+//! Restoring an archive into a directory, through the gate: folders first, file pieces in parallel, in the order in which
+//! they are stored, straight into place, links and folder
 //! metadata last. `--path` reads only what it needs.
 
 use super::edit::{edited_entries, piece_sources};
 use super::event::Event;
 use super::gate::{Bypass, Outgoing, outgoing};
 use super::session::Session;
-use crate::repository::entry::{Entry, EntryKind};
+use crate::repository::entry::{Entry, EntryKind, Role};
 use crate::source::globs::PathGlobs;
 use crate::source::{FileSink, RestoreReport, Target, TargetOptions};
 use crate::{Error, Result};
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Sender, bounded};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::archive::{PieceReader, PieceSource};
+use super::archive::PieceSource;
 
-/// Pieces that one worker writes in one go: large files are written by several workers at once.
-const RUN: usize = 64;
+/// Bytes that one worker fetches and writes in one go: of one large file, or of many small ones that lie together.
+const BATCH: u64 = 8 << 20;
+/// The same where each request has a price: what lies together in a pack is most of what is read.
+const FAR_BATCH: u64 = 32 << 20;
+/// Pieces in a batch.
+const PIECES: usize = 8192;
+/// Files of more than one piece that are open at the same time, all workers together.
+const OPEN: usize = 512;
 
 /// What a restore did, or would do.
 #[derive(Debug, Clone, Default)]
@@ -155,15 +162,85 @@ pub fn selected(out: &Outgoing, selection: &Selection, mut visit: impl FnMut(Ent
 
 /// A file that several workers write.
 struct Open {
-    sink: FileSink,
     entry: Entry,
+    /// From the first piece that is written on.
+    sink: Mutex<Option<Arc<FileSink>>>,
+    /// Pieces that are not written yet.
     left: AtomicUsize,
 }
 
-struct Job {
+impl Open {
+    fn sink(&self, target: &Target) -> Result<Arc<FileSink>> {
+        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*sink {
+            Some(sink) => Ok(sink.clone()),
+            None => Ok(sink.insert(Arc::new(target.file(&self.entry)?)).clone()),
+        }
+    }
+
+    fn write(&self, target: &Target, at: u64, bytes: &[u8]) -> Result<()> {
+        let sink = self.sink(target)?;
+        sink.write_at(at, bytes)?;
+        self.written(target, &sink)
+    }
+
+    fn written(&self, target: &Target, sink: &FileSink) -> Result<()> {
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            target.finish_file(sink, &self.entry)?;
+            self.sink.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+        Ok(())
+    }
+}
+
+/// A piece and where in the file it goes.
+struct Part {
     file: Arc<Open>,
-    pieces: Vec<PieceSource>,
+    piece: PieceSource,
     at: u64,
+}
+
+/// Collects what is fetched together.
+struct Batches {
+    jobs: Sender<Vec<Part>>,
+    parts: Vec<Part>,
+    bytes: u64,
+    files: usize,
+    most_bytes: u64,
+    most_files: usize,
+}
+
+impl Batches {
+    fn add(&mut self, target: &Target, entry: Entry, pieces: Vec<PieceSource>) -> Result<()> {
+        let file = Arc::new(Open { entry, sink: Mutex::new(None), left: AtomicUsize::new(pieces.len().max(1)) });
+        if pieces.is_empty() {
+            let sink = file.sink(target)?;
+            return file.written(target, &sink);
+        }
+        self.files += usize::from(pieces.len() > 1);
+        let mut at = 0;
+        for piece in pieces {
+            let len = piece.len();
+            self.parts.push(Part { file: file.clone(), piece, at });
+            at += len;
+            self.bytes += len;
+            if self.bytes >= self.most_bytes || self.parts.len() >= PIECES {
+                self.send()?;
+                // The next batch goes on with this file.
+                self.files = 1;
+            }
+        }
+        if self.files >= self.most_files { self.send() } else { Ok(()) }
+    }
+
+    fn send(&mut self) -> Result<()> {
+        (self.bytes, self.files) = (0, 0);
+        let parts = std::mem::take(&mut self.parts);
+        if parts.is_empty() {
+            return Ok(());
+        }
+        self.jobs.send(parts).map_err(|_| Error::Interrupted("the workers stopped".into()))
+    }
 }
 
 /// Writes an outgoing archive below `to`.
@@ -181,8 +258,8 @@ pub fn write(session: &Session, out: &Outgoing, to: &Path, options: &Options) ->
     }
     let target = Target::open(to, TargetOptions { overwrite: options.overwrite, ..TargetOptions::default() })?;
     session.env.monitor.phase("restoring", Some(out.archive.head.source_bytes));
-    let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16);
-    let (jobs, queue) = bounded::<Job>(workers * 2);
+    let workers = session.repo.location().data.parallel();
+    let (jobs, queue) = bounded::<Vec<Part>>(workers);
     let failed: Mutex<Option<Error>> = Mutex::new(None);
     let stop = AtomicBool::new(false);
     let bytes = AtomicU64::new(0);
@@ -199,13 +276,15 @@ pub fn write(session: &Session, out: &Outgoing, to: &Path, options: &Options) ->
                     if stop.load(Ordering::SeqCst) {
                         continue;
                     }
-                    if let Err(e) = write_run(session, out, target, &job, bytes) {
+                    if let Err(e) = write_batch(session, out, target, &job, bytes) {
                         fail(e);
                     }
                 }
             });
         }
         drop(queue);
+        let most_bytes = if session.repo.location().data.requests().is_some() { FAR_BATCH } else { BATCH };
+        let mut batches = Batches { jobs, parts: Vec::new(), bytes: 0, files: 0, most_bytes, most_files: (OPEN / workers).max(1) };
         let walked = selected(out, &selection, |entry, pieces| {
             session.env.stop.check("what was restored so far is incomplete; empty the target and run the same command again")?;
             if stop.load(Ordering::SeqCst) {
@@ -214,25 +293,12 @@ pub fn write(session: &Session, out: &Outgoing, to: &Path, options: &Options) ->
             report.entries += 1;
             match entry.kind {
                 EntryKind::Directory => target.create_dir(&entry),
-                EntryKind::File => {
-                    let sink = target.file(&entry)?;
-                    let runs = pieces.len().div_ceil(RUN).max(1);
-                    let file = Arc::new(Open { sink, entry, left: AtomicUsize::new(runs) });
-                    let mut at = 0u64;
-                    let mut rest = pieces.as_slice();
-                    for _ in 0..runs {
-                        let (run, after) = rest.split_at(rest.len().min(RUN));
-                        let job = Job { file: file.clone(), pieces: run.to_vec(), at };
-                        at += run.iter().map(PieceSource::len).sum::<u64>();
-                        rest = after;
-                        jobs.send(job).map_err(|_| Error::Interrupted("the workers stopped".into()))?;
-                    }
-                    Ok(())
-                }
+                EntryKind::File => batches.add(&target, entry, pieces),
                 _ => target.create(&entry),
             }
         });
-        drop(jobs);
+        let walked = walked.and_then(|()| batches.send());
+        drop(batches);
         walked
     });
     if let Some(e) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
@@ -265,22 +331,34 @@ fn none_is_an_error(report: Report, selection: &Selection) -> Result<Report> {
     Ok(report)
 }
 
-fn write_run(session: &Session, out: &Outgoing, target: &Target, job: &Job, bytes: &AtomicU64) -> Result<()> {
-    let mut reader = PieceReader::new(out.archive.reader.clone(), job.pieces.clone());
-    let mut at = job.at;
-    while let Some(piece) = reader.next_piece()? {
+fn write_batch(session: &Session, out: &Outgoing, target: &Target, parts: &[Part], bytes: &AtomicU64) -> Result<()> {
+    let put = |part: &Part, plain: &[u8]| {
         if session.env.stop.requested() {
             return Err(Error::Interrupted(
                 "what was restored so far is incomplete; empty the target and run the same command again".into(),
             ));
         }
-        job.file.sink.write_at(at, &piece)?;
-        at += piece.len() as u64;
-        bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
-        session.env.monitor.advance(piece.len() as u64);
+        if plain.len() as u64 != part.piece.len() {
+            return Err(Error::damaged("chunk", "its length is not what the entry says"));
+        }
+        part.file.write(target, part.at, plain)?;
+        bytes.fetch_add(plain.len() as u64, Ordering::Relaxed);
+        session.env.monitor.advance(plain.len() as u64);
+        Ok(())
+    };
+    let mut stored = Vec::with_capacity(parts.len());
+    let mut ids = Vec::with_capacity(parts.len());
+    for part in parts {
+        match &part.piece {
+            PieceSource::Stored(r) => {
+                stored.push(part);
+                ids.push((r.id, Role::Data));
+            }
+            PieceSource::Fresh(plain) => put(part, plain)?,
+        }
     }
-    if job.file.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-        target.finish_file(&job.file.sink, &job.file.entry)?;
-    }
-    Ok(())
+    out.archive.reader.each(&ids, |n, plain| match stored.get(n) {
+        Some(part) => put(part, plain?),
+        None => Ok(()),
+    })
 }

@@ -4,9 +4,11 @@
 use super::event::{Event, Verdict};
 use super::session::{ATTEMPTS, Session, archive_of_key};
 use crate::repository::entry::{ChunkId, Role};
-use crate::repository::{ArchiveId, Listed, Live};
+use crate::repository::{ArchiveId, ChunkReader, Listed, Live};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What was found out about an archive.
 #[derive(Debug, Clone)]
@@ -121,35 +123,32 @@ fn dataset(session: &Session, name: &str, archives: Vec<Listed>, share: f64, sco
             }
             Ok(()) => {
                 let mut bad = 0u64;
-                for (id, role) in needed.iter() {
-                    let (id, role) = (&id, &role);
-                    session.env.stop.check("run the same command again")?;
-                    let problem = match view.index.get(id, *role) {
-                        None => Some("a chunk that it needs has no key".to_string()),
-                        Some(place) if packs.get(&place.pack.to_string()).is_none_or(|len| place.offset + place.stored_len > *len) => {
-                            Some(format!("pack {} is missing or too short", place.pack))
-                        }
-                        Some(_) if *role == Role::Data && !sampled(id, salt, share) => None,
-                        Some(place) => match read.get(&(*id, *role)) {
-                            Some(known) => known.clone(),
-                            None => {
-                                let result = view.reader.read(id, *role).err().map(|e| e.to_string());
-                                if *role == Role::Data {
-                                    checked.chunks_read += 1;
-                                    checked.bytes_read += place.len;
-                                    session.env.monitor.advance(place.len);
-                                }
-                                read.insert((*id, *role), result.clone());
-                                result
-                            }
-                        },
-                    };
-                    if let Some(p) = problem {
-                        bad += 1;
-                        if bad <= 5 && !checked.problems.contains(&p) {
-                            checked.problems.push(p);
-                        }
+                let mut problem = |p: String| {
+                    bad += 1;
+                    if bad <= 5 && !checked.problems.contains(&p) {
+                        checked.problems.push(p);
                     }
+                };
+                let mut unread: Vec<(ChunkId, Role)> = Vec::new();
+                for (id, role) in needed.iter() {
+                    session.env.stop.check("run the same command again")?;
+                    match view.index.get(&id, role) {
+                        None => problem("a chunk that it needs has no key".to_string()),
+                        Some(place) if packs.get(&place.pack.to_string()).is_none_or(|len| place.offset + place.stored_len > *len) => {
+                            problem(format!("pack {} is missing or too short", place.pack));
+                        }
+                        Some(_) if role == Role::Data && !sampled(&id, salt, share) => {}
+                        Some(_) => match read.get(&(id, role)) {
+                            Some(Some(known)) => problem(known.clone()),
+                            Some(None) => {}
+                            None => unread.push((id, role)),
+                        },
+                    }
+                }
+                for (chunk, result) in open_all(session, &view.reader, &unread, &mut checked.bytes_read)? {
+                    checked.chunks_read += u64::from(chunk.1 == Role::Data);
+                    result.iter().cloned().for_each(&mut problem);
+                    read.insert(chunk, result);
                 }
                 if bad > 0 {
                     checked.verdict = Verdict::Failed;
@@ -177,6 +176,28 @@ fn dataset(session: &Session, name: &str, archives: Vec<Listed>, share: f64, sco
         out.extend(dataset(session, name, renewed, share, scope, attempt + 1)?);
     }
     Ok(out)
+}
+
+/// A chunk, and what is wrong with it.
+type Outcome = ((ChunkId, Role), Option<String>);
+
+/// Reads, opens and checks chunks; with each what is wrong with it.
+fn open_all(session: &Session, reader: &ChunkReader, chunks: &[(ChunkId, Role)], bytes: &mut u64) -> Result<Vec<Outcome>> {
+    let read = AtomicU64::new(0);
+    let results: Vec<OnceLock<Option<String>>> = chunks.iter().map(|_| OnceLock::new()).collect();
+    reader.each_parallel(chunks, &|| session.env.stop.requested(), &|n, plain| {
+        if let (Ok(plain), Some((_, Role::Data))) = (&plain, chunks.get(n)) {
+            read.fetch_add(plain.len() as u64, Ordering::Relaxed);
+            session.env.monitor.advance(plain.len() as u64);
+        }
+        if let Some(slot) = results.get(n) {
+            let _ = slot.set(plain.err().map(|e| e.to_string()));
+        }
+    });
+    session.env.stop.check("run the same command again")?;
+    *bytes += read.into_inner();
+    let results = results.into_iter().map(|slot| slot.into_inner().unwrap_or_else(|| Some("a chunk that it needs was not read".into())));
+    Ok(chunks.iter().copied().zip(results).collect())
 }
 
 /// Versions of key sheets that nobody reads any more and that a store with versions has kept: keys of what was erased may be in them.

@@ -65,15 +65,16 @@ pub fn compress(bytes: &[u8], level: i32) -> Result<(Codec, Vec<u8>)> {
     Ok((Codec::Raw, raw))
 }
 
-fn decompress(frame: &[u8], len: usize) -> io::Result<Vec<u8>> {
+fn decompress(frame: &[u8], len: usize, out: &mut Vec<u8>) -> io::Result<()> {
     DECOMPRESSOR.with_borrow_mut(|slot| {
         let decompressor = match slot {
             Some(d) => d,
             None => slot.insert(zstd::bulk::Decompressor::new()?),
         };
-        let mut out = Vec::with_capacity(len);
-        decompressor.decompress_to_buffer(frame, &mut out)?;
-        Ok(out)
+        out.clear();
+        out.reserve(len);
+        decompressor.decompress_to_buffer(frame, out)?;
+        Ok(())
     })
 }
 
@@ -94,17 +95,48 @@ pub fn open_body(repository: &RepoId, pack: &PackId, row: &Row, mut sealed: Vec<
 
 /// The plaintext of an opened body, checked against its id.
 pub fn decode_body(dataset: &Dataset, row: &Row, body: Vec<u8>) -> Result<Vec<u8>, &'static str> {
+    match row.codec {
+        Codec::Raw => check(dataset, row, &body).map(|()| body),
+        Codec::Zstd => {
+            let mut plain = Vec::new();
+            inflate(row, &body, &mut plain)?;
+            check(dataset, row, &plain).map(|()| plain)
+        }
+    }
+}
+
+/// Opens, decompresses and checks a sealed chunk where it lies; the plaintext is in `sealed` itself or in `room`.
+pub fn open_in_place<'b>(
+    repository: &RepoId,
+    dataset: &Dataset,
+    pack: &PackId,
+    row: &Row,
+    sealed: &'b mut [u8],
+    room: &'b mut Vec<u8>,
+) -> Result<&'b [u8], &'static str> {
+    let body = seal::decrypt_slice(&row.key, &aad(repository, pack, row), sealed).map_err(|_| "its seal does not open")?;
     let plain = match row.codec {
         Codec::Raw => body,
-        Codec::Zstd => decompress(&body, row.len as usize).map_err(|_| "it does not decompress to its length")?,
+        Codec::Zstd => {
+            inflate(row, body, room)?;
+            room.as_slice()
+        }
     };
+    check(dataset, row, plain).map(|()| plain)
+}
+
+fn inflate(row: &Row, body: &[u8], out: &mut Vec<u8>) -> Result<(), &'static str> {
+    decompress(body, row.len as usize, out).map_err(|_| "it does not decompress to its length")
+}
+
+fn check(dataset: &Dataset, row: &Row, plain: &[u8]) -> Result<(), &'static str> {
     if plain.len() != row.len as usize {
         return Err("its length is another than its key sheet says");
     }
-    if dataset.chunk_id(&plain) != row.id {
+    if dataset.chunk_id(plain) != row.id {
         return Err("its contents are not what its id says");
     }
-    Ok(plain)
+    Ok(())
 }
 
 /// The error for a chunk that does not open.

@@ -59,10 +59,9 @@ impl Live {
         too_deep(tree)?;
         let mut lists = Vec::new();
         self.walk(reader, tree.depth, &tree.refs, &mut |_, reference| lists.push(reference.clone()))?;
-        for reference in lists {
-            if !self.insert(&reference.id, Role::Entries) {
-                continue;
-            }
+        lists.retain(|reference| self.insert(&reference.id, Role::Entries));
+        for (n, reference) in lists.iter().enumerate() {
+            ahead(reader, &lists, n, Role::Entries, |_| true);
             let bytes = reader.read(&reference.id, Role::Entries)?;
             let name = format!("list chunk {:?}", reference.id);
             let mut at = 0;
@@ -84,7 +83,10 @@ impl Live {
     }
 
     fn walk(&mut self, reader: &ChunkReader, height: u8, refs: &[ChunkRef], leaf: &mut dyn FnMut(&mut Live, &ChunkRef)) -> Result<()> {
-        for reference in refs {
+        for (n, reference) in refs.iter().enumerate() {
+            if height > 0 {
+                ahead(reader, refs, n, Role::Index, |id| !self.chunks.contains(&(*id, role_byte(Role::Index))));
+            }
             if height == 0 {
                 leaf(self, reference);
             } else if self.insert(&reference.id, Role::Index) {
@@ -92,5 +94,16 @@ impl Live {
             }
         }
         Ok(())
+    }
+}
+
+/// Every so many chunks, fetches those of the next ones together that are wanted.
+fn ahead(reader: &ChunkReader, refs: &[ChunkRef], n: usize, role: Role, wanted: impl Fn(&ChunkId) -> bool) {
+    const AHEAD: usize = 64;
+    if n.is_multiple_of(AHEAD) {
+        let next: Vec<_> = refs.iter().skip(n).take(AHEAD).filter(|r| wanted(&r.id)).map(|r| (r.id, role)).collect();
+        if next.len() > 1 {
+            reader.prefetch(&next);
+        }
     }
 }

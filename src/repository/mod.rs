@@ -17,6 +17,7 @@
 //! | [`export`] | the keys' side in one file |
 //! | [`host`], [`intake`], [`known`] | hosts that only add archives: their keys, what they hand in, what they need not |
 
+mod bulk;
 mod chunk;
 pub mod dataset;
 pub mod entry;

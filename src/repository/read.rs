@@ -1,6 +1,7 @@
 //! Chunks out: fetched by range, opened, decompressed within their known length, and checked against their id, so that what a
 //! reader hands out is what was backed up or nothing. A bounded cache serves the tops of trees and the pages of databases.
 
+use super::bulk::{end, runs};
 use super::dataset::Dataset;
 use super::entry::{ChunkId, Entry, Role};
 use super::index::{ChunkIndex, Found};
@@ -10,11 +11,6 @@ use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// Prefetching reads over gaps up to this many bytes rather than asking twice.
-const GAP: u64 = 64 << 10;
-/// No single read of a prefetch is longer, in bytes.
-const RUN: u64 = 4 << 20;
 
 type Key = (ChunkId, u8);
 
@@ -190,17 +186,9 @@ impl ChunkReader {
         }
         wanted.sort_by_key(|f| (f.pack, f.row.offset));
         wanted.dedup_by_key(|f| (f.pack, f.row.offset));
-        let end = |f: &Found<'_>| u64::from(f.row.offset) + u64::from(f.row.stored);
-        let mut rest = wanted.as_slice();
-        while let Some(first) = rest.first() {
+        for run in runs(&wanted, |f| f) {
+            let (Some(first), Some(last)) = (run.first(), run.last()) else { break };
             let start = u64::from(first.row.offset);
-            let joins = |a: &Found<'_>, b: &Found<'_>| {
-                b.pack == a.pack && u64::from(b.row.offset).saturating_sub(end(a)) <= GAP && end(b).saturating_sub(start) <= RUN
-            };
-            let n = 1 + rest.windows(2).take_while(|w| matches!(w, [a, b] if joins(a, b))).count();
-            let (run, after) = rest.split_at(n.min(rest.len()));
-            rest = after;
-            let Some(last) = run.last() else { break };
             let key = pack_key(self.dataset.name(), &first.pack);
             let Ok(bytes) = self.repository.location().data.get_range(&key, start, end(last) - start) else { continue };
             for found in run {

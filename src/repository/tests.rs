@@ -273,6 +273,66 @@ fn prefetching_brings_neighbours_with_one_read() {
     assert_eq!(*tiny.read(&ids[3].0, Role::Data).unwrap(), contents[3]);
 }
 
+#[test]
+fn many_chunks_are_handed_out_each_as_often_as_it_is_asked_for_and_the_damaged_one_alone_as_an_error() {
+    let t = fixture();
+    // Some compress, some do not, and all sizes are odd.
+    let contents: Vec<Vec<u8>> = (0..80).map(|n| if n % 3 == 0 { vec![n as u8; 3001] } else { bytes(n, 1000 + n as usize) }).collect();
+    put_archive(&t, 1, &contents.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    let counting = Arc::new(Counting::new(t.data.clone()));
+    let repo = Arc::new(Repository::open(Location::single(counting.clone()), &secret(), &t.env).unwrap());
+    let dataset = repo.dataset("d").unwrap().unwrap();
+    let index = repo.index(&dataset).unwrap();
+    let reader = ChunkReader::new(&repo, &dataset, index.clone(), 1 << 20);
+    let mut ids: Vec<(ChunkId, Role)> = contents.iter().map(|c| (dataset.chunk_id(c), Role::Data)).collect();
+    ids.push(ids[5]);
+    ids.push((ChunkId([7; 32]), Role::Data));
+    let sequential = |reader: &ChunkReader| {
+        let mut got: Vec<Option<Result<Vec<u8>, String>>> = vec![None; ids.len()];
+        let take = |n: usize, read: Result<&[u8]>| {
+            assert!(got[n].replace(read.map(<[u8]>::to_vec).map_err(|e| e.to_string())).is_none(), "{n} twice");
+            Ok(())
+        };
+        reader.each(&ids, take).unwrap();
+        got.into_iter().map(Option::unwrap).collect::<Vec<_>>()
+    };
+    let before = counting.counts().ranges;
+    let got = sequential(&reader);
+    assert!(counting.counts().ranges - before <= index.packs().len() as u64, "neighbours come with one read");
+    contents.iter().enumerate().for_each(|(n, c)| assert_eq!(got[n].as_ref().unwrap(), c));
+    assert_eq!(got[80].as_ref().unwrap(), &contents[5]);
+    assert!(got[81].is_err());
+    let parallel: Vec<std::sync::OnceLock<Result<Vec<u8>, String>>> = ids.iter().map(|_| std::sync::OnceLock::new()).collect();
+    reader.each_parallel(&ids, &|| false, &|n, read| parallel[n].set(read.map(<[u8]>::to_vec).map_err(|e| e.to_string())).unwrap());
+    assert_eq!(parallel.into_iter().map(|p| p.into_inner().unwrap()).collect::<Vec<_>>(), got);
+    // One bit of one chunk.
+    let hit = index.get(&ids[40].0, Role::Data).unwrap();
+    let key = format!("packs/d/{}", pack_name(&*t.data, &hit.pack.to_string()));
+    let mut pack = t.data.get(&key).unwrap();
+    pack[hit.offset as usize] ^= 1;
+    t.data.put(&key, &pack).unwrap();
+    let damaged = sequential(&reader);
+    (0..ids.len()).filter(|n| *n != 40).for_each(|n| assert_eq!(damaged[n], got[n]));
+    assert!(damaged[40].as_ref().unwrap_err().contains("its seal does not open"), "{damaged:?}");
+    // The pack ends early: only what is behind the end is lost.
+    pack.truncate(hit.offset as usize);
+    t.data.put(&key, &pack).unwrap();
+    for (n, read) in sequential(&reader).iter().enumerate().take(80) {
+        let place = index.get(&ids[n].0, Role::Data).unwrap();
+        let lost = place.pack == hit.pack && place.offset >= hit.offset;
+        assert_eq!(read.is_err(), lost, "{n}: {read:?}");
+    }
+    // And whoever says stop gets nothing more.
+    assert!(reader.each(&ids, |_, _| Err(Error::Refused("enough".into()))).is_err());
+    reader.each_parallel(&ids, &|| true, &|_, _| panic!("after the end"));
+}
+
+/// A pack's key below `packs/d/`.
+fn pack_name(store: &dyn Store, id: &str) -> String {
+    let listed = store.list("packs/d/").unwrap().into_iter().find(|o| o.key.ends_with(id)).unwrap();
+    listed.key.trim_start_matches("packs/d/").to_string()
+}
+
 fn reference(n: u64) -> ChunkRef {
     let mut id = [0; 32];
     id.copy_from_slice(&bytes(n, 32));

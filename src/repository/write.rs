@@ -1,6 +1,6 @@
 //! Chunks in: deduplicated, compressed, sealed under a key of their own and spread over the open packs at random (so that a
-//! pack's neighbours do not tell which file is which). A full pack goes to a thread that stores it and then its key sheet; the
-//! queue is bounded, so memory is `open_packs + 3` packs however much is written.
+//! pack's neighbours do not tell which file is which). A full pack goes to a thread that stores it and then its key sheet (to one
+//! of three where a network is in between); the queue is bounded, so memory is `open_packs + 3` packs, or two more, however much is written.
 
 use super::dataset::Dataset;
 use super::entry::{ChunkId, Role};
@@ -12,6 +12,7 @@ use super::params::Sizes;
 use super::sheet::{Row, Sheet, pack_key, role_byte};
 use super::{Location, RepoId, Repository, chunk};
 use crate::env::Env;
+use crate::store::Store;
 use crate::{Error, Result};
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::HashSet;
@@ -63,7 +64,7 @@ struct OpenPack {
     rows: Vec<Row>,
 }
 
-/// Shared with the storing thread.
+/// Shared with the storing threads.
 #[derive(Default)]
 struct Stored {
     sheets: Vec<Sheet>,
@@ -74,7 +75,7 @@ struct Stored {
 
 struct Storing {
     queue: Sender<OpenPack>,
-    thread: JoinHandle<()>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// Where packs and their sheets go.
@@ -156,10 +157,12 @@ impl ChunkWriter {
     fn to(target: Target, dataset: &Arc<Dataset>, present: Present, index: Arc<ChunkIndex>, options: WriteOptions) -> ChunkWriter {
         let (target, stored) = (Arc::new(target), Arc::new(Mutex::new(Stored::default())));
         let (queue, packs) = crossbeam_channel::bounded(1);
-        let thread = {
-            let (target, dataset, stored) = (target.clone(), dataset.clone(), stored.clone());
-            std::thread::spawn(move || store_packs(&target, &dataset, &packs, &stored))
-        };
+        let threads = (0..senders(&*target.location.data))
+            .map(|_| {
+                let (target, dataset, stored, packs) = (target.clone(), dataset.clone(), stored.clone(), packs.clone());
+                std::thread::spawn(move || store_packs(&target, &dataset, &packs, &stored))
+            })
+            .collect();
         ChunkWriter {
             target,
             dataset: dataset.clone(),
@@ -168,7 +171,7 @@ impl ChunkWriter {
             options,
             pending: Mutex::default(),
             open: (0..=options.open_packs.clamp(1, 16)).map(|_| Mutex::new(None)).collect(),
-            storing: Mutex::new(Some(Storing { queue, thread })),
+            storing: Mutex::new(Some(Storing { queue, threads })),
             stored,
         }
     }
@@ -254,7 +257,7 @@ impl ChunkWriter {
         self.check()?;
         let queue = lock(&self.storing).as_ref().map(|s| s.queue.clone());
         let queue = queue.ok_or_else(|| Error::Refused("the writer is finished".to_string()))?;
-        queue.send(pack).map_err(|_| Error::Refused("the thread that stores packs is gone".to_string()))
+        queue.send(pack).map_err(|_| Error::Refused("the threads that store packs are gone".to_string()))
     }
 
     fn fail(&self) {
@@ -286,9 +289,11 @@ impl ChunkWriter {
 
     fn stop(&self) {
         let storing = lock(&self.storing).take();
-        if let Some(Storing { queue, thread }) = storing {
+        if let Some(Storing { queue, threads }) = storing {
             drop(queue);
-            if thread.join().is_err() {
+            // Every one of them, also after one that failed.
+            let failed = threads.into_iter().filter_map(|t| t.join().err()).count();
+            if failed > 0 {
                 self.fail();
             }
         }
@@ -311,7 +316,12 @@ impl Drop for ChunkWriter {
     }
 }
 
-/// The storing thread: pack, then its sheet. After a failure it only empties the queue, so that nobody waits forever.
+/// Threads that store packs: a folder is as fast as one of them, a network has its round trips.
+fn senders(store: &dyn Store) -> usize {
+    if store.requests().is_some() { store.parallel().min(3) } else { 1 }
+}
+
+/// A storing thread: pack, then its sheet. After a failure it only empties the queue, so that nobody waits forever.
 fn store_packs(target: &Target, dataset: &Dataset, packs: &Receiver<OpenPack>, stored: &Mutex<Stored>) {
     for pack in packs {
         if lock(stored).failed {

@@ -215,6 +215,10 @@ pub trait Store: Send + Sync {
     fn inspect(&self) -> Vec<Finding> {
         Vec::new()
     }
+    /// How many threads reading from it or writing to it make it as fast as it gets.
+    fn parallel(&self) -> usize {
+        std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16)
+    }
     /// Requests to a service so far; `None` where there is none.
     fn requests(&self) -> Option<Requests> {
         None

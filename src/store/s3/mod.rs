@@ -112,9 +112,12 @@ impl S3Store {
                 let answer = shape(request).send().await?;
                 let (etag, len) = (answer.e_tag().map(str::to_string), answer.content_length());
                 let range = answer.content_range().map(str::to_string);
-                let body =
-                    answer.body.collect().await.map_err(|e| Failure::transport(format!("the answer broke off: {}", errors::chain(&e))))?;
-                let bytes = body.to_vec();
+                // Not `collect`: what that gives is turned into a vector byte by byte.
+                let mut bytes = Vec::with_capacity(len.and_then(|len| usize::try_from(len).ok()).unwrap_or(0).min(MOST_AT_ONCE));
+                let mut body = answer.body;
+                while let Some(part) = body.next().await {
+                    bytes.extend_from_slice(&part.map_err(|e| Failure::transport(format!("the answer broke off: {}", errors::chain(&e))))?);
+                }
                 if len.is_some_and(|len| u64::try_from(len) != Ok(bytes.len() as u64)) {
                     return Err(Failure::transport("the answer is shorter than it says"));
                 }
@@ -173,6 +176,9 @@ impl S3Store {
         }
     }
 }
+
+/// What is reserved in front because the service says that it sends so much: a pack and its last chunk.
+const MOST_AT_ONCE: usize = 64 << 20;
 
 /// Encryption, storage class and lock of a new object: requests that write at once and in parts have the same setters and no trait in common.
 macro_rules! shaped {
@@ -341,6 +347,10 @@ impl Store for S3Store {
 
     fn inspect(&self) -> Vec<Finding> {
         self.connection.block_on(self.findings())
+    }
+
+    fn parallel(&self) -> usize {
+        self.options.concurrency.clamp(2, 64)
     }
 
     fn requests(&self) -> Option<Requests> {
