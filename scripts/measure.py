@@ -63,6 +63,23 @@ def size_mb(path):
     return round(total / 1e6, 1)
 
 
+def set_aside(path):
+    """Takes a folder away without removing its small files; its parent's removal does that. While thousands of files have been removed
+    within the last minutes, ext4 is slow to create new ones: the next tool would pay for the last one's."""
+    path = Path(path)
+    if not path.exists():
+        return
+    for folder, _, files in os.walk(path):
+        for name in files:
+            file = os.path.join(folder, name)
+            if not os.path.islink(file) and os.path.getsize(file) > 1 << 20:
+                os.unlink(file)
+    n = 1
+    while (aside := path.with_name(f".{path.name}.{n}")).exists():
+        n += 1
+    path.rename(aside)
+
+
 def warm(path):
     """Reads everything once, so that no tool pays for a cold cache."""
     subprocess.run(f"find '{path}' -type f -print0 | xargs -0 -r cat >/dev/null", shell=True, check=True)
