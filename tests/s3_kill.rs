@@ -251,11 +251,11 @@ struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    fn new(server: &'a Server, root: &Path, name: &str, apart: bool, plan: Plan, seed: u64, counts: Vec<(String, u64)>) -> World<'a> {
+    fn new(server: &'a Server, root: &Path, name: &str, (apart, whole): (bool, bool), plan: Plan, seed: u64) -> World<'a> {
         let shop = Shop::with(root, apart, &shop::dataset("crm", "data").replace("max_archives: 2", "max_archives: 9"), &["data"]);
-        // Something that takes a while.
+        // Something that takes a while; all of it: large enough to go in parts.
         let mut dice = Dice(7);
-        let noise: Vec<u8> = (0..500_000).flat_map(|_| dice.next().to_le_bytes()).collect();
+        let noise: Vec<u8> = (0..if whole { 3_000_000 } else { 125_000 }).flat_map(|_| dice.next().to_le_bytes()).collect();
         std::fs::write(shop.path("data/noise.bin"), noise).unwrap();
         let text = std::fs::read_to_string(shop.path("reseal.yaml")).unwrap();
         let (data, keys) = if apart { ("kill-plain", "kill-versioned") } else { ("kill-versioned", "kill-versioned") };
@@ -272,7 +272,7 @@ impl<'a> World<'a> {
                 );
             std::fs::write(shop.path(file), text).unwrap();
         }
-        World { server, shop, plan, dice: Dice(seed), counts, at: 0, tally: (0, 0, 0) }
+        World { server, shop, plan, dice: Dice(seed), counts: Vec::new(), at: 0, tally: (0, 0, 0) }
     }
 
     /// Runs to its end; the server is killed at this request and, when `back`, started again.
@@ -362,11 +362,11 @@ impl<'a> World<'a> {
         self.run(now, &args, "reseal.yaml", "key", None, false).0.ok().json()
     }
 
-    /// Every archive by its time; those of one time (a backup whose answer got lost was made again) must be equal.
+    /// Every archive by its day; those of one day (a backup whose end was not heard of was made again) must be equal.
     fn restored(&self, now: &str) -> BTreeMap<String, Tree> {
         let mut out: BTreeMap<String, Tree> = BTreeMap::new();
         for archive in self.quiet(now, &["archives"])["archives"].as_array().unwrap() {
-            let (id, time) = (archive["id"].as_str().unwrap(), archive["time"].as_str().unwrap());
+            let (id, time) = (archive["id"].as_str().unwrap(), &archive["created_at"].as_str().unwrap()[..10]);
             let scratch = scratch();
             let to = scratch.path().join("out");
             self.quiet(now, &["restore", id, "--to", to.to_str().unwrap()]);
@@ -485,12 +485,13 @@ fn the_server_is_killed_in_the_middle_of_every_verb_and_nothing_is_lost() {
         let started = Instant::now();
         let name = format!("w{}", u8::from(apart));
         eprintln!("seed {seed}, keys {}: undisturbed", if apart { "apart" } else { "in the same place" });
-        let mut calm = World::new(&server, &dir.path().join(&name), &name, apart, Plan::Rehearsal, seed, Vec::new());
+        let mut calm = World::new(&server, &dir.path().join(&name), &name, (apart, whole), Plan::Rehearsal, seed);
         let expected = job(&mut calm, apart);
         eprintln!("  {:.0} s; with kills", started.elapsed().as_secs_f64());
         let plan = if whole { Plan::Whole } else { Plan::Part(3) };
         let name = format!("k{}", u8::from(apart));
-        let mut world = World::new(&server, &dir.path().join(&name), &name, apart, plan, seed, calm.counts);
+        let mut world = World::new(&server, &dir.path().join(&name), &name, (apart, whole), plan, seed);
+        world.counts = calm.counts;
         let restored = job(&mut world, apart);
         assert!(restored == expected, "{:?} and {:?}", restored.keys(), expected.keys());
         let (met, failed, through) = world.tally;

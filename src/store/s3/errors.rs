@@ -4,6 +4,7 @@
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use std::fmt;
+use std::time::Duration;
 
 /// What kind of failure it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +54,19 @@ impl Failure {
     /// The user asked to stop.
     pub fn stopped() -> Failure {
         Failure { kind: Kind::Stopped, uncertain: true, ..Failure::other("stopped on request") }
+    }
+
+    /// The last of many attempts: whom it did not reach, and what to do.
+    pub fn given_up(self, service: &str, tried: Duration) -> Failure {
+        let text = match self.status {
+            None => format!(
+                "{service} cannot be reached (tried for {} s): {}; when it is back, run the same command again",
+                tried.as_secs(),
+                self.text
+            ),
+            Some(_) => format!("{} (by {service}, again and again for {} s)", self.text, tried.as_secs()),
+        };
+        Failure { text, ..self }
     }
 
     /// Whether the service's code is this.

@@ -172,6 +172,30 @@ fn lasting_faults_are_said_clearly_and_soon() {
 }
 
 #[test]
+fn a_service_that_is_gone_is_waited_for_once() {
+    let fake = Fake::start();
+    let hasty = S3Store::open(Options { patience: Duration::from_secs(1), ..fake.options() }, &Env::system()).unwrap();
+    hasty.put("a/b", b"x").unwrap();
+    fake.fail(Op::Any, u32::MAX, Fault::Refuse("InternalError"));
+    let started = Instant::now();
+    for _ in 0..20 {
+        let said = hasty.get("a/b").unwrap_err().to_string();
+        assert!(said.contains(&fake.endpoint), "{said}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    // And when it is back, everything is as before.
+    fake.fail(Op::Any, 0, Fault::Lost);
+    hasty.get("a/b").unwrap();
+    fake.fail(Op::Any, 2, Fault::Refuse("InternalError"));
+    hasty.get("a/b").unwrap();
+    // Nobody listens at all.
+    let endpoint = "http://127.0.0.1:9".to_string();
+    let nobody = Options { endpoint: Some(endpoint), patience: Duration::from_secs(1), ..fake.options() };
+    let said = S3Store::open(nobody, &Env::system()).unwrap().get("a/b").unwrap_err().to_string();
+    assert!(said.contains("http://127.0.0.1:9 cannot be reached") && said.contains("run the same command again"), "{said}");
+}
+
+#[test]
 fn a_batch_that_goes_in_part_is_completed_or_told() {
     for fake in [Fake::start(), Fake::versioned()] {
         let store = fake.store();
