@@ -28,6 +28,7 @@ pub(crate) mod fake;
 mod tests;
 
 pub use client::{Encryption, Options};
+pub use inspect::Region;
 pub use lock::{Lock, LockMode};
 
 use super::{Finding, Object, Requests, Store, StoreError, StoreResult, Wiped, check_key};

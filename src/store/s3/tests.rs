@@ -307,9 +307,12 @@ fn what_a_bucket_does_by_itself_is_named() {
         vec!["GetBucketReplication", "GetBucketLifecycleConfiguration", "GetObjectLockConfiguration", "GetBucketVersioning"];
     assert!(store.inspect().iter().all(|f| f.level == Level::Unknown));
     assert!(store.default_retention().is_err(), "not known is not none");
-    assert_eq!(store.region().unwrap(), "us-east-1");
+    assert_eq!(store.region().unwrap(), Region::Configured("us-east-1".into()), "the service names none");
     fake.bucket().region = Some("eu-central-1".into());
-    assert_eq!(store.region().unwrap(), "eu-central-1");
+    assert_eq!(store.region().unwrap(), Region::Named("eu-central-1".into()));
+    fake.bucket().region = None;
+    fake.bucket().denied = vec!["HeadBucket", "GetBucketLocation"];
+    assert!(store.region().is_err(), "what may not be asked is not known");
 }
 
 #[test]
