@@ -12,11 +12,11 @@ mod common;
 
 use common::shop::{self, DUE, OPENED, Ran, Shop, Tree, clean_live, differs_from_live, knows_the_erased, night_time, scratch};
 use common::tree;
+use common::weed::{self, Weed};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -30,8 +30,7 @@ const SLACK: Duration = Duration::from_secs(6);
 
 /// Between the program and the server: counts requests, and kills the server at one of them.
 struct Proxy {
-    server: Mutex<Option<Child>>,
-    upstream: u16,
+    weed: Weed,
     /// The server is dead: nobody listens.
     down: AtomicBool,
     stop: AtomicBool,
@@ -47,10 +46,7 @@ struct Proxy {
 impl Proxy {
     fn kill(&self) {
         self.down.store(true, Ordering::SeqCst);
-        if let Some(mut child) = self.server.lock().unwrap().take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
+        self.weed.kill();
     }
 
     fn listen(self: Arc<Self>, port: u16) {
@@ -65,7 +61,7 @@ impl Proxy {
                 Some(Ok((client, _))) => {
                     client.set_nonblocking(false).unwrap();
                     let _ = client.set_nodelay(true);
-                    if let Ok(server) = TcpStream::connect(("127.0.0.1", self.upstream)) {
+                    if let Ok(server) = TcpStream::connect(("127.0.0.1", self.weed.port())) {
                         let _ = server.set_nodelay(true);
                         self.clone().join(client, server);
                     }
@@ -121,26 +117,22 @@ impl Proxy {
     }
 }
 
-/// The server, its data, and the way to it.
+/// The server, and the way to it.
 struct Server {
-    weed: PathBuf,
-    dir: tempfile::TempDir,
-    ports: [u16; 5],
     front: u16,
     proxy: Arc<Proxy>,
 }
 
 impl Server {
-    fn new(weed: PathBuf) -> Server {
-        let free = |port: u16| [port, port + 10_000].iter().all(|p| TcpListener::bind(("127.0.0.1", *p)).is_ok());
-        let first = 20_000 + (std::process::id() % 8_000) as u16;
-        let mut ports = (first..29_900).filter(|p| free(*p));
-        let ports: [u16; 6] = std::array::from_fn(|_| ports.next().unwrap());
-        let [a, b, c, s3, e, front] = ports;
+    fn new(program: PathBuf) -> Server {
+        let [front] = weed::free_ports();
+        let weed = Weed::new(program, ACCESS, SECRET, None);
+        weed.start();
+        weed.bucket("kill-plain", "plain");
+        weed.bucket("kill-versioned", "versioned");
         let proxy = Arc::new(Proxy {
-            server: Mutex::new(None),
-            upstream: s3,
-            down: AtomicBool::new(true),
+            weed,
+            down: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             kill_at: AtomicU64::new(0),
@@ -149,25 +141,7 @@ impl Server {
         });
         let listening = proxy.clone();
         std::thread::spawn(move || listening.listen(front));
-        let server = Server { weed, dir: tempfile::tempdir().unwrap(), ports: [a, b, c, s3, e], front, proxy };
-        std::fs::create_dir(server.dir.path().join("data")).unwrap();
-        server.start();
-        for (name, sort) in [("kill-plain", "plain"), ("kill-versioned", "versioned")] {
-            let made = (0..60).any(|_| {
-                let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/s3-server");
-                let done = Command::new(script)
-                    .args(["bucket", &server.endpoint(), ACCESS, SECRET, name, sort])
-                    .stderr(Stdio::null())
-                    .status()
-                    .is_ok_and(|s| s.success());
-                done || {
-                    std::thread::sleep(Duration::from_millis(500));
-                    false
-                }
-            });
-            assert!(made, "the server did not come up: {}", server.log());
-        }
-        server
+        Server { front, proxy }
     }
 
     fn endpoint(&self) -> String {
@@ -175,32 +149,12 @@ impl Server {
     }
 
     fn start(&self) {
-        let [master, volume, filer, s3, admin] = self.ports;
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log")).unwrap();
-        let child = Command::new(&self.weed)
-            .args(["-logtostderr=true", "mini", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-webdav=false", "-admin.ui=false"])
-            .args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.allowDeleteBucketNotEmpty=false", "-s3.autoCreateBucket=false", "-volume.max=1000"])
-            .arg(format!("-dir={}", self.dir.path().join("data").display()))
-            .args([format!("-master.port={master}"), format!("-volume.port={volume}"), format!("-filer.port={filer}")])
-            .args([format!("-s3.port={s3}"), format!("-admin.port={admin}")])
-            .envs([("AWS_ACCESS_KEY_ID", ACCESS), ("AWS_SECRET_ACCESS_KEY", SECRET)])
-            .current_dir(self.dir.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        *self.proxy.server.lock().unwrap() = Some(child);
+        self.proxy.weed.start();
         self.proxy.down.store(false, Ordering::SeqCst);
     }
 
     fn is_down(&self) -> bool {
         self.proxy.down.load(Ordering::SeqCst)
-    }
-
-    fn log(&self) -> String {
-        let text = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
-        text.lines().rev().take(20).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -259,16 +213,22 @@ impl<'a> World<'a> {
         std::fs::write(shop.path("data/noise.bin"), noise).unwrap();
         let text = std::fs::read_to_string(shop.path("reseal.yaml")).unwrap();
         let (data, keys) = if apart { ("kill-plain", "kill-versioned") } else { ("kill-versioned", "kill-versioned") };
-        for (file, keys_at, state, patience) in
-            [("reseal.yaml", "keys", "./state", 90), ("short.yaml", "keys", "./state", SHORT), ("copy.yaml", "copy", "./state2", 90), ("copy-short.yaml", "copy", "./state2", SHORT)]
-        {
+        for (file, keys_at, state, patience) in [
+            ("reseal.yaml", "keys", "./state", 90),
+            ("short.yaml", "keys", "./state", SHORT),
+            ("copy.yaml", "copy", "./state2", 90),
+            ("copy-short.yaml", "copy", "./state2", SHORT),
+        ] {
             let text = text
                 .replace("repository: ./backups", &format!("repository: s3://{data}/{name}/data"))
                 .replace("keys: ./keys", &format!("keys: s3://{keys}/{name}/{keys_at}"))
                 .replace("state_dir: ./state", &format!("state_dir: {state}"))
                 .replace(
                     "datasets:\n",
-                    &format!("s3: {{endpoint: '{}', region: us-east-1, timeout: 10s, patience: {patience}s}}\ndatasets:\n", server.endpoint()),
+                    &format!(
+                        "s3: {{endpoint: '{}', region: us-east-1, timeout: 10s, patience: {patience}s}}\ndatasets:\n",
+                        server.endpoint()
+                    ),
                 );
             std::fs::write(shop.path(file), text).unwrap();
         }
@@ -339,14 +299,18 @@ impl<'a> World<'a> {
             let victim = self.server.proxy.victim.lock().unwrap().clone();
             let met = if victim.is_empty() { "not met" } else { ["before", "during", "after"][usize::from(phase)] };
             let how = if back { "comes back" } else { "stays dead" };
-            eprintln!("    {name}: killed {met} request {at} of {requests} ({victim}), {how}: exit code {:?} after {:.1} s", ran.code, took.as_secs_f64());
+            eprintln!(
+                "    {name}: killed {met} request {at} of {requests} ({victim}), {how}: exit code {:?} after {:.1} s",
+                ran.code,
+                took.as_secs_f64()
+            );
             self.tally.0 += u32::from(!victim.is_empty());
             if ran.code == Some(0) {
                 self.tally.2 += u32::from(!victim.is_empty());
                 return ran;
             }
             let said = &ran.stderr;
-            assert!(!victim.is_empty() && !back, "{name}: {said}\n{}", self.server.log());
+            assert!(!victim.is_empty() && !back, "{name}: {said}\n{}", self.server.proxy.weed.log());
             self.tally.1 += 1;
             assert_eq!(ran.code, Some(1), "{name}: {said}");
             assert!(said.contains("s3://kill-") && said.contains(&self.server.endpoint()), "{name}: where? {said}");
@@ -398,7 +362,8 @@ fn job(w: &mut World, apart: bool) -> BTreeMap<String, Tree> {
     w.step(OPENED, &["archives"]);
     w.step(OPENED, &["show", "latest", "--entries"]);
     w.step(OPENED, &["verify", "--read-data"]);
-    w.step(OPENED, &["restore", "latest", "--to", "restored"]);
+    // Into what an interrupted one left, too.
+    w.step(OPENED, &["restore", "latest", "--to", "restored", "--overwrite"]);
     assert_eq!(differs_from_live(&tree(&w.shop.path("restored")), &lives[1]), None);
     let tar = w.step(OPENED, &["export", "latest"]);
     assert!(tar.stdout.len() > 100_000);
@@ -473,14 +438,17 @@ fn number(variable: &str, default: u64) -> u64 {
 
 #[test]
 fn the_server_is_killed_in_the_middle_of_every_verb_and_nothing_is_lost() {
-    let Some(weed) = std::env::var_os("RESEAL_TEST_WEED") else {
-        eprintln!("!!!!!!!! SKIPPED: RESEAL_TEST_WEED is not set; scripts/s3-server run … sets it !!!!!!!!");
-        return;
-    };
+    let Some(program) = weed::program() else { return };
     let (seed, whole) = (number("RESEAL_KILL_SEED", 1), number("RESEAL_KILL_WHOLE", 0) == 1);
-    let server = Server::new(weed.into());
+    let server = Server::new(program);
     let dir = scratch();
-    let worlds: &[bool] = if whole { &[true, false] } else if seed % 2 == 1 { &[true] } else { &[false] };
+    let worlds: &[bool] = if whole {
+        &[true, false]
+    } else if seed % 2 == 1 {
+        &[true]
+    } else {
+        &[false]
+    };
     for &apart in worlds {
         let started = Instant::now();
         let name = format!("w{}", u8::from(apart));

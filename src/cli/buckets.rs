@@ -187,9 +187,8 @@ mod tests {
         here.bucket().denied = vec!["HeadBucket", "GetBucketLocation"];
         assert!(check(&pinned, Some(&a), Some(&a), &Env::system()).is_err(), "not known is not there");
         // A service that names none: what the configuration says counts, and only that.
-        let says = |region: Option<&str>| {
-            S3Store::open(Options { region: region.map(str::to_string), ..here.options() }, &Env::system()).unwrap()
-        };
+        let says =
+            |region: Option<&str>| S3Store::open(Options { region: region.map(str::to_string), ..here.options() }, &Env::system()).unwrap();
         here.bucket().denied.clear();
         here.bucket().region = Some(String::new());
         check(&pinned, Some(&says(Some("eu-central-1"))), None, &Env::system()).unwrap();

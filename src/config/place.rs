@@ -33,7 +33,10 @@ impl Loader {
             && !endpoint.starts_with("https://")
             && !endpoint.starts_with("http://")
         {
-            self.find(&format!("/{section}/endpoint"), format!("{section}: endpoint: expected an address that begins with https:// (or http://)"));
+            self.find(
+                &format!("/{section}/endpoint"),
+                format!("{section}: endpoint: expected an address that begins with https:// (or http://)"),
+            );
         }
         let encryption = match raw.encryption {
             None => None,

@@ -168,7 +168,8 @@ fn keys_can_be_with_another_provider() {
     };
     let (data, keys) = places(&at("keys: s3://keys/k\n"));
     assert_eq!((&data.endpoint, &data.region, data.concurrency), (&keys.endpoint, &keys.region, keys.concurrency), "one section for both");
-    let (data, keys) = places(&at("keys: s3://keys/k\nkeys_s3: {endpoint: 'https://two.example', credentials_file: two, path_style: false}\n"));
+    let (data, keys) =
+        places(&at("keys: s3://keys/k\nkeys_s3: {endpoint: 'https://two.example', credentials_file: two, path_style: false}\n"));
     assert_eq!((data.endpoint.as_deref(), keys.endpoint.as_deref()), (Some("https://one.example"), Some("https://two.example")));
     assert_eq!((keys.region.as_deref(), keys.concurrency, keys.path_style), (None, 8, false), "nothing is taken over");
     assert_eq!((keys.credentials_file.as_deref(), &data.credentials_file), (Some(Path::new("etc/two")), &None));
