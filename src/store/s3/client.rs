@@ -217,7 +217,7 @@ impl Connection {
             }
             if left.is_zero() {
                 self.given_up.store(true, Ordering::Relaxed);
-                return Err(failure.given_up(&self.service, started.elapsed()));
+                return Err(failure.given_up(&self.service, self.patience));
             }
             drop(slot);
             self.env.monitor.detail(&format!("trying again: {failure}"));

@@ -239,6 +239,11 @@ impl Read {
     }
 }
 
+/// Whether a failure means that there is no such bucket.
+pub(super) fn is_bucket_missing(failure: &(dyn std::error::Error + 'static)) -> bool {
+    failure.downcast_ref::<Failure>().is_some_and(|f| f.is("NoSuchBucket"))
+}
+
 /// What hosts write that may only add.
 fn is_of_hosts(key: &str) -> bool {
     ["packs/", "known/", "intake/", "leases/"].iter().any(|folder| key.starts_with(folder))
