@@ -209,7 +209,7 @@ impl<'a> World<'a> {
         let shop = Shop::with(root, apart, &shop::dataset("crm", "data").replace("max_archives: 2", "max_archives: 9"), &["data"]);
         // Something that takes a while; all of it: large enough to go in parts.
         let mut dice = Dice(7);
-        let noise: Vec<u8> = (0..if whole { 3_000_000 } else { 125_000 }).flat_map(|_| dice.next().to_le_bytes()).collect();
+        let noise: Vec<u8> = (0..if whole { 2_200_000 } else { 125_000 }).flat_map(|_| dice.next().to_le_bytes()).collect();
         std::fs::write(shop.path("data/noise.bin"), noise).unwrap();
         let text = std::fs::read_to_string(shop.path("reseal.yaml")).unwrap();
         let (data, keys) = if apart { ("kill-plain", "kill-versioned") } else { ("kill-versioned", "kill-versioned") };

@@ -196,6 +196,31 @@ fn a_service_that_is_gone_is_waited_for_once() {
 }
 
 #[test]
+fn who_may_not_list_is_told_denied_from_missing_where_it_can_be_told() {
+    let fake = Fake::versioned();
+    let store = fake.store();
+    store.put("leases/crm", b"x").unwrap();
+    fake.bucket().denied = vec!["GetObject"];
+    assert!(store.get("leases/other").unwrap_err().is_missing());
+    assert!(store.get_range("leases/other", 0, 1).unwrap_err().is_missing());
+    let denied = store.get("leases/crm").unwrap_err();
+    assert!(!denied.is_missing() && denied.to_string().contains("do not allow"), "{denied}");
+    fake.bucket().denied = vec!["GetObject", "ListObjectsV2"];
+    assert!(!store.get("leases/other").unwrap_err().is_missing(), "not known is not gone");
+    // Who may not see versions may add what hosts hand in, and nothing that holds keys.
+    fake.bucket().denied = vec!["ListObjectVersions", "GetBucketVersioning"];
+    for key in ["intake/crm/a/head", "known/crm/a", "packs/crm/aa/p"] {
+        store.put(key, b"x").unwrap();
+        store.put(key, b"x").unwrap();
+    }
+    assert!(store.replace_if("leases/crm", b"x", b"y").unwrap());
+    assert!(store.put("sheets/crm/s", b"x").is_err());
+    fake.bucket().denied.clear();
+    store.delete("intake/crm/a/head").unwrap();
+    assert_eq!(fake.versions("intake/"), 0, "who admits it removes what is behind it");
+}
+
+#[test]
 fn a_batch_that_goes_in_part_is_completed_or_told() {
     for fake in [Fake::start(), Fake::versioned()] {
         let store = fake.store();
