@@ -6,25 +6,30 @@ use super::ui::Ui;
 use crate::config::Config;
 use crate::engine::event::LockedObject;
 use crate::engine::session::{Session, Traffic};
-use crate::store::s3::S3Store;
+use crate::env::Env;
+use crate::store::s3::{Region, S3Store};
 use crate::store::{Finding, Level, Store};
 use crate::{Error, Result};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Refuses buckets in which a dataset may not be, and those that would lock keys.
-pub fn check(config: &Config, data: Option<&S3Store>, keys: Option<&S3Store>) -> Result<()> {
+pub fn check(config: &Config, data: Option<&S3Store>, keys: Option<&S3Store>, env: &Env) -> Result<()> {
     let same = matches!((data, keys), (Some(a), Some(b)) if std::ptr::eq(a, b));
     for dataset in config.datasets.values() {
         let Some(wanted) = &dataset.region else { continue };
         for bucket in data.into_iter().chain(keys.filter(|_| !same)) {
             let actual = bucket.region()?;
-            if actual != *wanted {
-                return Err(Error::Refused(format!(
-                    "dataset {} must stay in {wanted}, and {} is in {actual}",
-                    dataset.name,
-                    bucket.describe()
-                )));
+            let place = bucket.describe();
+            if actual.name() != wanted {
+                let actual = actual.name();
+                return Err(Error::Refused(format!("dataset {} must stay in {wanted}, and {place} is in {actual}", dataset.name)));
+            }
+            if matches!(actual, Region::Configured(_)) {
+                env.monitor.warn(&format!(
+                    "dataset {} must stay in {wanted}: the service does not say where {place} is, so this rests on the region in the configuration alone",
+                    dataset.name
+                ));
             }
         }
     }
@@ -133,7 +138,6 @@ pub fn traffic_words(t: &Traffic) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::Env;
     use crate::store::s3::Options;
     use crate::store::s3::fake::Fake;
 
@@ -143,7 +147,7 @@ mod tests {
     }
 
     fn refused(config: &Config, data: &S3Store, keys: &S3Store) -> String {
-        match check(config, Some(data), Some(keys)) {
+        match check(config, Some(data), Some(keys), &Env::system()) {
             Err(Error::Refused(why)) => why,
             other => panic!("{other:?}"),
         }
@@ -155,12 +159,12 @@ mod tests {
         locking.bucket().lockable = true;
         let (locked, open) = (locking.store(), free.store());
         let lock = config(", lock: {mode: compliance, days: 3}");
-        check(&lock, Some(&locked), Some(&locked)).unwrap();
-        check(&lock, Some(&locked), Some(&open)).unwrap();
+        check(&lock, Some(&locked), Some(&locked), &Env::system()).unwrap();
+        check(&lock, Some(&locked), Some(&open), &Env::system()).unwrap();
         assert!(refused(&lock, &open, &open).contains("no Object Lock"));
         locking.bucket().default_days = Some(7);
-        check(&lock, Some(&locked), Some(&open)).unwrap();
-        check(&config(""), Some(&locked), None).unwrap();
+        check(&lock, Some(&locked), Some(&open), &Env::system()).unwrap();
+        check(&config(""), Some(&locked), None, &Env::system()).unwrap();
         for config in [&lock, &config("")] {
             let same = refused(config, &locked, &locked);
             assert!(same.contains("7 days (governance)") && same.contains("the keys are in it too") && same.contains("`keys:`"), "{same}");
@@ -168,7 +172,7 @@ mod tests {
         }
         // What may not be asked: refused where a lock is wanted, since keys might be locked with it.
         locking.bucket().denied = vec!["GetObjectLockConfiguration"];
-        assert!(check(&lock, Some(&open), Some(&locked)).is_err());
+        assert!(check(&lock, Some(&open), Some(&locked), &Env::system()).is_err());
     }
 
     #[test]
@@ -177,12 +181,21 @@ mod tests {
         here.bucket().region = Some("eu-central-1".into());
         let (a, b) = (here.store(), elsewhere.store());
         let pinned = config(", region: eu-central-1");
-        check(&pinned, Some(&a), Some(&a)).unwrap();
-        check(&config(""), Some(&b), Some(&b)).unwrap();
+        check(&pinned, Some(&a), Some(&a), &Env::system()).unwrap();
+        check(&config(""), Some(&b), Some(&b), &Env::system()).unwrap();
         assert!(refused(&pinned, &a, &b).contains("must stay in eu-central-1") && refused(&pinned, &b, &a).contains("us-east-1"));
         here.bucket().denied = vec!["HeadBucket", "GetBucketLocation"];
-        assert!(check(&pinned, Some(&a), Some(&a)).is_err(), "not known is not there");
+        assert!(check(&pinned, Some(&a), Some(&a), &Env::system()).is_err(), "not known is not there");
+        // A service that names none: what the configuration says counts, and only that.
+        let says =
+            |region: Option<&str>| S3Store::open(Options { region: region.map(str::to_string), ..here.options() }, &Env::system()).unwrap();
+        here.bucket().denied.clear();
+        here.bucket().region = Some(String::new());
+        check(&pinned, Some(&says(Some("eu-central-1"))), None, &Env::system()).unwrap();
+        assert!(refused(&pinned, &says(Some("us-east-1")), &a).contains("is in us-east-1"));
+        let unsaid = check(&pinned, Some(&says(None)), None, &Env::system()).unwrap_err().to_string();
+        assert!(unsaid.contains("does not say"), "{unsaid}");
         let gone = S3Store::open(Options { bucket: "other".into(), ..here.options() }, &Env::system()).unwrap();
-        assert!(check(&pinned, Some(&gone), None).is_err());
+        assert!(check(&pinned, Some(&gone), None, &Env::system()).is_err());
     }
 }

@@ -177,7 +177,7 @@ pub fn import(cx: &Context, args: &KeysImport) -> Result<u8> {
         Some(at) => store(&config, at, &cx.env, true)?,
         None => (data_bucket.clone(), data.clone()),
     };
-    buckets::check(&config, data_bucket.as_deref(), keys_bucket.as_deref())?;
+    buckets::check(&config, data_bucket.as_deref(), keys_bucket.as_deref(), &cx.env)?;
     let location = Location { data, keys };
     let plan = keyexport::import(&export, &from, &location, &secret)?;
     drop(from);

@@ -116,11 +116,11 @@ pub fn location(config: &Config, env: &Env, create: bool) -> Result<(Location, M
     match &config.keys {
         Some(keys) => {
             let (keys_bucket, keys) = store(config, keys, env, create)?;
-            buckets::check(config, data_bucket.as_deref(), keys_bucket.as_deref())?;
+            buckets::check(config, data_bucket.as_deref(), keys_bucket.as_deref(), env)?;
             Ok((Location { data: data.clone(), keys: keys.clone() }, vec![data, keys]))
         }
         None => {
-            buckets::check(config, data_bucket.as_deref(), data_bucket.as_deref())?;
+            buckets::check(config, data_bucket.as_deref(), data_bucket.as_deref(), env)?;
             Ok((Location::single(data.clone()), vec![data]))
         }
     }

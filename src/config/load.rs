@@ -104,9 +104,13 @@ impl Loader {
                 format!("version {} of the configuration is not known to this version of reseal; expected 1", raw.version),
             );
         }
-        let s3 = self.s3(&raw.s3.clone().unwrap_or_default());
+        let s3 = self.s3("s3", &raw.s3.clone().unwrap_or_default());
         let repository = self.place(&raw.repository, &s3, "/repository");
-        let keys = raw.keys.as_deref().map(|keys| self.place(keys, &s3, "/keys"));
+        let keys_s3 = raw.keys_s3.as_ref().map(|section| self.s3("keys_s3", section));
+        let keys = raw.keys.as_deref().map(|keys| self.place(keys, keys_s3.as_ref().unwrap_or(&s3), "/keys"));
+        if raw.keys_s3.is_some() && !raw.keys.as_deref().is_some_and(|keys| keys.starts_with("s3://")) {
+            self.find("/keys_s3", "keys_s3: it says how to talk to the bucket of `keys`, and `keys` is not s3://bucket/prefix");
+        }
         let memory = match &raw.memory {
             None => DEFAULT_MEMORY,
             Some(OneOf::B(bytes)) => *bytes,
@@ -133,10 +137,11 @@ impl Loader {
         }
         let state_dir = raw.state_dir.as_deref().map(|dir| self.folder.join(dir));
         let mut datasets = std::collections::BTreeMap::new();
+        let own_keys = keys.as_ref().and_then(Option::as_ref).filter(|_| raw.keys_s3.is_some());
         for (name, raw) in &raw.datasets {
             if let Some(dataset) = self.dataset(name, raw) {
                 if let Some(repository) = &repository {
-                    self.bound_to_bucket(&dataset, repository);
+                    self.bound_to_bucket(&dataset, repository, own_keys);
                 }
                 datasets.insert(name.clone(), dataset);
             }

@@ -26,14 +26,17 @@ pub(super) fn at(rest: &str, settings: &Options) -> Result<Options, String> {
 }
 
 impl Loader {
-    /// Settings for every bucket.
-    pub(super) fn s3(&mut self, raw: &RawS3) -> Options {
+    /// Settings of a section: `s3`, for every bucket, or `keys_s3`, for that of the keys.
+    pub(super) fn s3(&mut self, section: &str, raw: &RawS3) -> Options {
         let default = Options::new("", "");
         if let Some(endpoint) = &raw.endpoint
             && !endpoint.starts_with("https://")
             && !endpoint.starts_with("http://")
         {
-            self.find("/s3/endpoint", "s3: endpoint: expected an address that begins with https:// (or http://)");
+            self.find(
+                &format!("/{section}/endpoint"),
+                format!("{section}: endpoint: expected an address that begins with https:// (or http://)"),
+            );
         }
         let encryption = match raw.encryption {
             None => None,
@@ -41,18 +44,18 @@ impl Loader {
             Some(RawEncryption::SseKms) => Some(Encryption::SseKms(raw.kms_key.clone())),
         };
         if raw.kms_key.is_some() && raw.encryption != Some(RawEncryption::SseKms) {
-            self.find("/s3/kms_key", "s3: kms_key goes with encryption: sse-kms");
+            self.find(&format!("/{section}/kms_key"), format!("{section}: kms_key goes with encryption: sse-kms"));
         }
         if let Some(class) = &raw.storage_class {
             if FROZEN.contains(&class.as_str()) {
-                self.find("/s3/storage_class", format!("s3: storage_class: what lies in {class} cannot be read, searched or erased without bringing it back first; GLACIER_IR can"));
+                self.find(&format!("/{section}/storage_class"), format!("{section}: storage_class: what lies in {class} cannot be read, searched or erased without bringing it back first; GLACIER_IR can"));
             } else if class.is_empty() || !class.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_') {
-                self.find("/s3/storage_class", "s3: storage_class: expected for example STANDARD_IA");
+                self.find(&format!("/{section}/storage_class"), format!("{section}: storage_class: expected for example STANDARD_IA"));
             }
         }
         let concurrency = raw.concurrency.unwrap_or(default.concurrency as u32);
         if !(1..=256).contains(&concurrency) {
-            self.find("/s3/concurrency", "s3: concurrency: from 1 to 256");
+            self.find(&format!("/{section}/concurrency"), format!("{section}: concurrency: from 1 to 256"));
         }
         let bandwidth = match &raw.bandwidth {
             None => None,
@@ -60,13 +63,13 @@ impl Loader {
             Some(OneOf::A(text)) => match parse_size(text) {
                 Ok(bytes) => Some(bytes),
                 Err(what) => {
-                    self.find("/s3/bandwidth", format!("s3: bandwidth: {what}"));
+                    self.find(&format!("/{section}/bandwidth"), format!("{section}: bandwidth: {what}"));
                     None
                 }
             },
         };
         if bandwidth.is_some_and(|b| b < 16 << 10) {
-            self.find("/s3/bandwidth", "s3: bandwidth: at least 16KiB a second");
+            self.find(&format!("/{section}/bandwidth"), format!("{section}: bandwidth: at least 16KiB a second"));
         }
         Options {
             endpoint: raw.endpoint.clone(),
@@ -79,20 +82,20 @@ impl Loader {
             storage_class: raw.storage_class.clone(),
             concurrency: concurrency as usize,
             bandwidth,
-            timeout: self.span(raw.timeout.as_deref(), "timeout", default.timeout),
-            patience: self.span(raw.patience.as_deref(), "patience", default.patience),
+            timeout: self.span(section, raw.timeout.as_deref(), "timeout", default.timeout),
+            patience: self.span(section, raw.patience.as_deref(), "patience", default.patience),
             ..default
         }
     }
 
     /// A period of hours at most.
-    fn span(&mut self, text: Option<&str>, key: &str, default: Duration) -> Duration {
+    fn span(&mut self, section: &str, text: Option<&str>, key: &str, default: Duration) -> Duration {
         let Some(text) = text else { return default };
         let seconds = Period::parse(text).ok().map(|p| p.shortest_seconds()).filter(|s| (1..=86_400).contains(s));
         match seconds {
             Some(seconds) => Duration::from_secs(seconds),
             None => {
-                self.find(&format!("/s3/{key}"), format!("s3: {key}: expected a period between 1s and 1d, for example 60s"));
+                self.find(&format!("/{section}/{key}"), format!("{section}: {key}: expected a period between 1s and 1d, for example 60s"));
                 default
             }
         }
@@ -111,27 +114,24 @@ impl Loader {
         Some(Lock { mode, days: lock.days })
     }
 
-    /// What a dataset asks of its bucket, and a folder cannot give.
-    pub(super) fn bound_to_bucket(&mut self, dataset: &Dataset, repository: &RepositoryAt) {
+    /// What a dataset asks of its buckets, and a folder cannot give. `keys`: when they have a section of their own.
+    pub(super) fn bound_to_bucket(&mut self, dataset: &Dataset, repository: &RepositoryAt, keys: Option<&RepositoryAt>) {
         let at = format!("/datasets/{}", pointer_step(&dataset.name));
-        match repository {
-            RepositoryAt::Local(_) => {
-                if dataset.lock.is_some() {
-                    self.find(&format!("{at}/lock"), "lock: only a bucket can lock, and the repository is a folder");
-                }
-                if dataset.region.is_some() {
-                    self.find(&format!("{at}/region"), "region: only a bucket has one, and the repository is a folder");
-                }
+        if matches!(repository, RepositoryAt::Local(_)) {
+            if dataset.lock.is_some() {
+                self.find(&format!("{at}/lock"), "lock: only a bucket can lock, and the repository is a folder");
             }
-            RepositoryAt::S3(s3) => {
-                if let (Some(wanted), Some(configured)) = (&dataset.region, &s3.region)
-                    && wanted != configured
-                {
-                    self.find(
-                        &format!("{at}/region"),
-                        format!("region: the dataset must stay in {wanted}, and s3: region says {configured}"),
-                    );
-                }
+            if dataset.region.is_some() {
+                self.find(&format!("{at}/region"), "region: only a bucket has one, and the repository is a folder");
+            }
+        }
+        for (place, section) in [(Some(repository), "s3"), (keys, "keys_s3")] {
+            let Some(RepositoryAt::S3(bucket)) = place else { continue };
+            if let (Some(wanted), Some(configured)) = (&dataset.region, &bucket.region)
+                && wanted != configured
+            {
+                let what = format!("region: the dataset must stay in {wanted}, and {section}: region says {configured}");
+                self.find(&format!("{at}/region"), what);
             }
         }
     }

@@ -19,6 +19,8 @@ pub struct RawConfig {
     pub keys: Option<String>,
     /// Settings for s3:// places.
     pub s3: Option<RawS3>,
+    /// The same for `keys`, where these are with another provider or under other credentials; nothing is taken over from `s3`. Default: `s3`.
+    pub keys_s3: Option<RawS3>,
     /// Folder of the local catalog. Default: by the system's conventions.
     pub state_dir: Option<String>,
     /// Who acts, as the audit log names it. Default: user and host.

@@ -159,6 +159,37 @@ fn a_bucket_and_how_to_talk_to_it() {
 }
 
 #[test]
+fn keys_can_be_with_another_provider() {
+    let at = |more: &str| format!("{}{more}", bucket("endpoint: 'https://one.example', region: eu-central-1, concurrency: 4", ""));
+    let places = |text: &str| {
+        let config = config(text);
+        let (RepositoryAt::S3(data), Some(RepositoryAt::S3(keys))) = (config.repository, config.keys) else { panic!("buckets") };
+        (data, keys)
+    };
+    let (data, keys) = places(&at("keys: s3://keys/k\n"));
+    assert_eq!((&data.endpoint, &data.region, data.concurrency), (&keys.endpoint, &keys.region, keys.concurrency), "one section for both");
+    let (data, keys) =
+        places(&at("keys: s3://keys/k\nkeys_s3: {endpoint: 'https://two.example', credentials_file: two, path_style: false}\n"));
+    assert_eq!((data.endpoint.as_deref(), keys.endpoint.as_deref()), (Some("https://one.example"), Some("https://two.example")));
+    assert_eq!((keys.region.as_deref(), keys.concurrency, keys.path_style), (None, 8, false), "nothing is taken over");
+    assert_eq!((keys.credentials_file.as_deref(), &data.credentials_file), (Some(Path::new("etc/two")), &None));
+    for (text, expected) in [
+        (at("keys_s3: {}\n"), "`keys` is not s3://"),
+        (at("keys: ./keys\nkeys_s3: {}\n"), "`keys` is not s3://"),
+        (at("keys: s3://keys\nkeys_s3: {endpoint: two, timeout: 2mo}\n"), "keys_s3: endpoint: expected an address"),
+        (at("keys: s3://keys\nkeys_s3: {endpoint: two, timeout: 2mo}\n"), "keys_s3: timeout: expected a period"),
+        (at("keys: s3://keys\nkeys_s3: {endpiont: two}\n"), "did you mean `endpoint`?"),
+        (
+            format!("{}keys: s3://keys\nkeys_s3: {{region: us-east-1}}\n", bucket("region: eu-central-1", ", region: eu-central-1")),
+            "must stay in eu-central-1, and keys_s3: region says us-east-1",
+        ),
+    ] {
+        let found = findings(&text);
+        assert!(found.iter().any(|f| f.contains(expected)), "{expected}: {found:?}");
+    }
+}
+
+#[test]
 fn buckets_can_be_wrong_in_many_ways() {
     for (settings, dataset, expected) in [
         ("endpoint: nas:9000", "", "expected an address"),

@@ -70,6 +70,11 @@ impl StoreError {
     pub fn is_missing(&self) -> bool {
         matches!(self, StoreError::Missing { .. })
     }
+
+    /// Whether the whole place is not there: a bucket that was removed, or never made.
+    pub fn is_place_missing(&self) -> bool {
+        matches!(self, StoreError::Failed { source, .. } if s3::is_bucket_missing(&**source))
+    }
 }
 
 /// A store's result.

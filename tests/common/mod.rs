@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod shop;
+pub mod weed;
 
 use reseal::catalog::Catalog;
 use reseal::config;

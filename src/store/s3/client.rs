@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -135,6 +135,11 @@ pub(super) struct Connection {
     free: Mutex<Option<Instant>>,
     timeout: Duration,
     patience: Duration,
+    /// A request was tried until its time was over, and none has succeeded since: others are not waited for as long again. A command must not
+    /// take its patience many times over to find out that the service is gone.
+    given_up: AtomicBool,
+    /// Whom we talk to, for messages.
+    service: String,
     counters: Counters,
 }
 
@@ -156,6 +161,8 @@ impl Connection {
             free: Mutex::new(None),
             timeout: options.timeout,
             patience: options.patience,
+            given_up: AtomicBool::new(false),
+            service: options.endpoint.as_ref().map_or_else(|| "AWS".to_string(), |endpoint| format!("the service at {endpoint}")),
             counters: Counters::default(),
         })
     }
@@ -190,19 +197,27 @@ impl Connection {
         let started = Instant::now();
         let mut pause = FIRST_PAUSE;
         let mut uncertain = false;
+        let patience = if self.given_up.load(Ordering::Relaxed) { Duration::ZERO } else { self.patience };
         loop {
             self.throttle(bytes).await?;
             let slot = self.slots.acquire().await.map_err(|_| Failure::other("closed"))?;
             self.count(verb);
             let mut failure = match self.one(verb, bytes, attempt()).await {
-                Ok(done) => return Ok(done),
+                Ok(done) => {
+                    self.given_up.store(false, Ordering::Relaxed);
+                    return Ok(done);
+                }
                 Err(failure) => failure,
             };
             uncertain |= failure.uncertain;
             failure.uncertain = uncertain;
-            let left = self.patience.saturating_sub(started.elapsed());
-            if !failure.again || left.is_zero() || self.env.stop.requested() {
+            let left = patience.saturating_sub(started.elapsed());
+            if !failure.again || self.env.stop.requested() {
                 return Err(failure);
+            }
+            if left.is_zero() {
+                self.given_up.store(true, Ordering::Relaxed);
+                return Err(failure.given_up(&self.service, self.patience));
             }
             drop(slot);
             self.env.monitor.detail(&format!("trying again: {failure}"));

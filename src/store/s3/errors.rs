@@ -4,6 +4,7 @@
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use std::fmt;
+use std::time::Duration;
 
 /// What kind of failure it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +54,18 @@ impl Failure {
     /// The user asked to stop.
     pub fn stopped() -> Failure {
         Failure { kind: Kind::Stopped, uncertain: true, ..Failure::other("stopped on request") }
+    }
+
+    /// The last of many attempts: whom it did not reach, and what to do.
+    pub fn given_up(self, service: &str, patience: Duration) -> Failure {
+        let tried = patience.as_secs();
+        let text = match self.status {
+            None => {
+                format!("{service} cannot be reached (tried for {tried} s): {}; when it is back, run the same command again", self.text)
+            }
+            Some(_) => format!("{} ({service}, again and again for {tried} s)", self.text),
+        };
+        Failure { text, ..self }
     }
 
     /// Whether the service's code is this.
@@ -177,6 +190,12 @@ where
                 if text.contains("credential") {
                     return Failure::other(format!(
                         "no credentials for the service: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or profile or credentials_file under `s3:` ({text})"
+                    ));
+                }
+                // Nor does trust.
+                if text.contains("peer certificate") {
+                    return Failure::other(format!(
+                        "the service's certificate is not accepted; when it is signed by a CA of your own, name the file with that CA's certificate: ca_bundle under `s3:` (or `keys_s3:`) ({text})"
                     ));
                 }
                 Failure::transport(text)

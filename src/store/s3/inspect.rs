@@ -223,32 +223,73 @@ impl S3Store {
         }
     }
 
-    /// Where the bucket is, as the service says.
-    pub fn region(&self) -> StoreResult<String> {
+    /// Where the bucket is. AWS always says so; other services may know no regions, or name none: then what the configuration says about them is all
+    /// that there is. Fails when it may not be asked, or cannot be found out at all.
+    pub fn region(&self) -> StoreResult<Region> {
         let region = self.connection.block_on(async {
             let head = self
                 .connection
                 .call(Verb::Head, 0, || async { Ok(self.connection.client.head_bucket().bucket(&self.options.bucket).send().await?) })
                 .await;
-            if let Ok(region) = head.as_ref().map(|h| h.bucket_region().map(str::to_string))
+            if let Ok(region) = head.as_ref().map(|h| h.bucket_region().filter(|r| !r.is_empty()).map(str::to_string))
                 && let Some(region) = region
             {
-                return Ok(region);
+                return Ok(Region::Named(region));
             }
             let answer = self
                 .connection
                 .call(Verb::Other, 0, || async {
                     Ok(self.connection.client.get_bucket_location().bucket(&self.options.bucket).send().await?)
                 })
-                .await?;
+                .await;
             // The oldest regions have names of their own here.
-            Ok(match answer.location_constraint().map(|c| c.as_str()) {
-                None | Some("") => "us-east-1".to_string(),
-                Some("EU") => "eu-west-1".to_string(),
-                Some(other) => other.to_string(),
-            })
+            let named = match &answer {
+                Ok(a) => match a.location_constraint().map(|c| c.as_str()) {
+                    Some("EU") => Some("eu-west-1".to_string()),
+                    None | Some("") => None,
+                    Some(other) => Some(other.to_string()),
+                },
+                // It does not know the question, or gives an answer that says nothing.
+                Err(f) if f.kind == Kind::NotImplemented || f.status.is_some_and(|s| s < 300) && head.is_ok() => None,
+                Err(_) => return answer.map(|_| Region::Named(String::new())),
+            };
+            match (named, &self.options.region) {
+                (Some(named), _) => Ok(Region::Named(named)),
+                (None, Some(configured)) if self.is_elsewhere() => Ok(Region::Configured(configured.clone())),
+                (None, None) if self.is_elsewhere() => {
+                    Err(Failure::other("the service does not say; where it is known, write it into the configuration (s3: region)"))
+                }
+                // An answer without a name is AWS's for its first one.
+                (None, _) => answer.map(|_| Region::Named("us-east-1".to_string())),
+            }
         });
         region.map_err(|f: Failure| self.error("find the region of", "", f))
+    }
+
+    /// Whether the service is none of AWS's own.
+    fn is_elsewhere(&self) -> bool {
+        let Some(endpoint) = &self.options.endpoint else { return false };
+        let host = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, rest)| rest);
+        let host = host.split(['/', ':']).next().unwrap_or_default().to_ascii_lowercase();
+        ![".amazonaws.com", ".amazonaws.com.cn", ".api.aws"].iter().any(|domain| host.ends_with(domain))
+    }
+}
+
+/// Where a bucket is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Region {
+    /// As the service says.
+    Named(String),
+    /// As the configuration says, since the service names none.
+    Configured(String),
+}
+
+impl Region {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        match self {
+            Region::Named(name) | Region::Configured(name) => name,
+        }
     }
 }
 

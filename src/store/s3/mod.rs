@@ -28,6 +28,7 @@ pub(crate) mod fake;
 mod tests;
 
 pub use client::{Encryption, Options};
+pub use inspect::Region;
 pub use lock::{Lock, LockMode};
 
 use super::{Finding, Object, Requests, Store, StoreError, StoreResult, Wiped, check_key};
@@ -106,7 +107,8 @@ impl S3Store {
         shape: impl Fn(GetObjectFluentBuilder) -> GetObjectFluentBuilder,
         expected: u64,
     ) -> Result<Read, Failure> {
-        self.connection
+        let read = self
+            .connection
             .call(Verb::Get, expected, || async {
                 let request = self.connection.client.get_object().bucket(&self.options.bucket).key(self.full(key));
                 let answer = shape(request).send().await?;
@@ -123,7 +125,11 @@ impl S3Store {
                 }
                 Ok(Read { bytes, etag, range })
             })
-            .await
+            .await;
+        match read {
+            Err(f) => Err(self.denied_or_missing(key, f).await),
+            read => read,
+        }
     }
 
     async fn length(&self, key: &str) -> Result<u64, Failure> {
@@ -167,12 +173,30 @@ impl S3Store {
     /// Removes the versions behind the one just written: keys may be in them. There are none of a pack unless it was sent twice.
     async fn bury(&self, key: &str, put: &Put) -> Result<(), Failure> {
         let Some(mine) = put.version.as_deref().filter(|_| !is_pack(key) || put.repeated) else { return Ok(()) };
-        let old = self.versions_of(key).await?.into_iter().filter(|v| !v.latest && v.id.as_deref() != Some(mine)).collect();
-        match self.remove_versions(key, old).await {
-            // A lease says nothing about anybody; a host that may only add must be able to hold one. The next sweep removes the rest. What is
-            // behind a pack is the same pack, and perhaps locked like it: it goes with it.
-            Err(f) if f.kind == Kind::Denied && (key.starts_with("leases/") || is_pack(key)) => Ok(()),
+        let removed = match self.versions_of(key).await {
+            Ok(versions) => {
+                let old = versions.into_iter().filter(|v| !v.latest && v.id.as_deref() != Some(mine)).collect();
+                self.remove_versions(key, old).await
+            }
+            Err(f) => Err(f),
+        };
+        match removed {
+            // A host that may only add must be able to, without a right to see or remove versions. A lease says nothing about anybody. What is behind
+            // something handed in is the same once more, sealed to a key that does not live on, and goes with it when that is admitted, as does
+            // what is behind a pack, perhaps locked like it. The next sweep by whoever may removes the rest.
+            Err(f) if f.kind == Kind::Denied && is_of_hosts(key) => Ok(()),
             other => other,
+        }
+    }
+
+    /// Without the right to list, a service answers "denied" for what is not there, too. Whoever may list at least this name is told which it is.
+    async fn denied_or_missing(&self, key: &str, failure: Failure) -> Failure {
+        if failure.kind != Kind::Denied {
+            return failure;
+        }
+        match self.objects(key).await {
+            Ok(there) if there.iter().all(|o| o.key != key) => Failure { kind: Kind::Missing, ..failure },
+            _ => failure,
         }
     }
 }
@@ -219,6 +243,16 @@ impl Read {
     fn total(&self) -> Option<u64> {
         self.range.as_deref()?.rsplit('/').next()?.parse().ok()
     }
+}
+
+/// Whether a failure means that there is no such bucket.
+pub(super) fn is_bucket_missing(failure: &(dyn std::error::Error + 'static)) -> bool {
+    failure.downcast_ref::<Failure>().is_some_and(|f| f.is("NoSuchBucket"))
+}
+
+/// What hosts write that may only add.
+fn is_of_hosts(key: &str) -> bool {
+    ["packs/", "known/", "intake/", "leases/"].iter().any(|folder| key.starts_with(folder))
 }
 
 /// Packs are never written twice and hold no keys.

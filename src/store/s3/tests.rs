@@ -172,6 +172,55 @@ fn lasting_faults_are_said_clearly_and_soon() {
 }
 
 #[test]
+fn a_service_that_is_gone_is_waited_for_once() {
+    let fake = Fake::start();
+    let hasty = S3Store::open(Options { patience: Duration::from_secs(1), ..fake.options() }, &Env::system()).unwrap();
+    hasty.put("a/b", b"x").unwrap();
+    fake.fail(Op::Any, u32::MAX, Fault::Refuse("InternalError"));
+    let started = Instant::now();
+    for _ in 0..20 {
+        let said = hasty.get("a/b").unwrap_err().to_string();
+        assert!(said.contains(&fake.endpoint), "{said}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    // And when it is back, everything is as before.
+    fake.fail(Op::Any, 0, Fault::Lost);
+    hasty.get("a/b").unwrap();
+    fake.fail(Op::Any, 2, Fault::Refuse("InternalError"));
+    hasty.get("a/b").unwrap();
+    // Nobody listens at all.
+    let endpoint = "http://127.0.0.1:9".to_string();
+    let nobody = Options { endpoint: Some(endpoint), patience: Duration::from_secs(1), ..fake.options() };
+    let said = S3Store::open(nobody, &Env::system()).unwrap().get("a/b").unwrap_err().to_string();
+    assert!(said.contains("http://127.0.0.1:9 cannot be reached") && said.contains("run the same command again"), "{said}");
+}
+
+#[test]
+fn who_may_not_list_is_told_denied_from_missing_where_it_can_be_told() {
+    let fake = Fake::versioned();
+    let store = fake.store();
+    store.put("leases/crm", b"x").unwrap();
+    fake.bucket().denied = vec!["GetObject"];
+    assert!(store.get("leases/other").unwrap_err().is_missing());
+    assert!(store.get_range("leases/other", 0, 1).unwrap_err().is_missing());
+    let denied = store.get("leases/crm").unwrap_err();
+    assert!(!denied.is_missing() && denied.to_string().contains("do not allow"), "{denied}");
+    fake.bucket().denied = vec!["GetObject", "ListObjectsV2"];
+    assert!(!store.get("leases/other").unwrap_err().is_missing(), "not known is not gone");
+    // Who may not see versions may add what hosts hand in, and nothing that holds keys.
+    fake.bucket().denied = vec!["ListObjectVersions", "GetBucketVersioning"];
+    for key in ["intake/crm/a/head", "known/crm/a", "packs/crm/aa/p"] {
+        store.put(key, b"x").unwrap();
+        store.put(key, b"x").unwrap();
+    }
+    assert!(store.replace_if("leases/crm", b"x", b"y").unwrap());
+    assert!(store.put("sheets/crm/s", b"x").is_err());
+    fake.bucket().denied.clear();
+    store.delete("intake/crm/a/head").unwrap();
+    assert_eq!(fake.versions("intake/"), 0, "who admits it removes what is behind it");
+}
+
+#[test]
 fn a_batch_that_goes_in_part_is_completed_or_told() {
     for fake in [Fake::start(), Fake::versioned()] {
         let store = fake.store();
@@ -283,9 +332,12 @@ fn what_a_bucket_does_by_itself_is_named() {
         vec!["GetBucketReplication", "GetBucketLifecycleConfiguration", "GetObjectLockConfiguration", "GetBucketVersioning"];
     assert!(store.inspect().iter().all(|f| f.level == Level::Unknown));
     assert!(store.default_retention().is_err(), "not known is not none");
-    assert_eq!(store.region().unwrap(), "us-east-1");
+    assert_eq!(store.region().unwrap(), Region::Configured("us-east-1".into()), "the service names none");
     fake.bucket().region = Some("eu-central-1".into());
-    assert_eq!(store.region().unwrap(), "eu-central-1");
+    assert_eq!(store.region().unwrap(), Region::Named("eu-central-1".into()));
+    fake.bucket().region = None;
+    fake.bucket().denied = vec!["HeadBucket", "GetBucketLocation"];
+    assert!(store.region().is_err(), "what may not be asked is not known");
 }
 
 #[test]

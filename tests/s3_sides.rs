@@ -1,0 +1,368 @@
+//! What docs/operations.md says to do, done with buckets: a host whose rights are exactly those of its table, the drill for the day when a side is lost,
+//! exports of the keys, two providers, and a service with a certificate of one's own.
+//!
+//! `scripts/s3-server run cargo test --test s3_sides` brings a server; without one these tests say loudly that they are skipped.
+
+mod common;
+
+use common::shop::{self, DUE, OPENED, Ran, Shop, Tree, differs_from_live, knows_the_erased, night_time, scratch};
+use common::tree;
+use common::weed::{self, Weed};
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+fn server(variable: &str) -> Option<(String, String)> {
+    match (std::env::var("RESEAL_TEST_S3_ENDPOINT"), std::env::var(variable)) {
+        (Ok(endpoint), Ok(bucket)) => Some((endpoint, bucket)),
+        _ => {
+            eprintln!("!!!!!!!! SKIPPED: RESEAL_TEST_S3_ENDPOINT or {variable} is not set; scripts/s3-server run … sets them !!!!!!!!");
+            None
+        }
+    }
+}
+
+/// A shop in buckets; the names of what it is told to use begin apart from each other.
+struct Place {
+    shop: Shop,
+    data: String,
+    keys: String,
+}
+
+impl Place {
+    fn new(root: &Path, data: &str, keys: &str, s3: &str) -> Place {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let prefix = format!("sides/{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
+        let shop = Shop::new(root, true);
+        let place = Place { shop, data: format!("s3://{data}/{prefix}/data"), keys: format!("s3://{keys}/{prefix}/keys") };
+        place.configure("reseal.yaml", &place.data, &place.keys, "./state", s3);
+        place
+    }
+
+    fn configure(&self, file: &str, data: &str, keys: &str, state: &str, s3: &str) {
+        let datasets = shop::dataset("crm", "data").replace("max_archives: 2", "max_archives: 9");
+        let text = format!("version: 1\nrepository: {data}\nkeys: {keys}\nstate_dir: {state}\nactor: tester\n{s3}\ndatasets:\n{datasets}");
+        std::fs::write(self.shop.path(file), text).unwrap();
+    }
+
+    fn with(&self, config: &str, now: &str, args: &[&str]) -> Ran {
+        self.shop.run_with(now, args, &[("RESEAL_CONFIG", config)])
+    }
+
+    fn live(&self) -> Tree {
+        tree(&self.shop.path("data")).into_iter().map(|(name, bytes)| (format!("data/{name}"), bytes)).collect()
+    }
+
+    /// The newest archive, as it is restored.
+    fn latest(&self, config: &str, now: &str) -> Tree {
+        let _ = std::fs::remove_dir_all(self.shop.path("out"));
+        self.with(config, now, &["restore", "latest", "--to", "out"]).ok();
+        tree(&self.shop.path("out"))
+    }
+}
+
+fn s3(endpoint: &str) -> String {
+    format!("s3: {{endpoint: '{endpoint}', region: us-east-1, patience: 30s}}")
+}
+
+/// A way to the server on which only some requests are allowed, as a policy of rights would have it.
+struct Gate {
+    endpoint: String,
+    /// Requests that were refused.
+    refused: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Gate {
+    /// `allowed`: method and target (path and query) of a request, without the parameter that names the operation.
+    fn new(upstream: &str, allowed: impl Fn(&str, &str) -> bool + Send + Sync + 'static) -> Gate {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let upstream = upstream.trim_start_matches("http://").to_string();
+        let refused: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+        let (allowed, told) = (Arc::new(allowed), refused.clone());
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let (allowed, told) = (allowed.clone(), told.clone());
+                let Ok(server) = TcpStream::connect(&upstream) else { continue };
+                std::thread::spawn(move || pass(client, server, &*allowed, &told));
+            }
+        });
+        Gate { endpoint, refused }
+    }
+}
+
+fn pass(mut client: TcpStream, mut server: TcpStream, allowed: &dyn Fn(&str, &str) -> bool, refused: &Mutex<BTreeSet<String>>) {
+    let (mut from_server, mut to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut from_server, &mut to_client);
+        let _ = to_client.shutdown(Shutdown::Both);
+    });
+    let mut buffer = [0; 64 << 10];
+    while let Ok(n @ 1..) = client.read(&mut buffer) {
+        let line = String::from_utf8_lossy(buffer[..n].split(|b| *b == b'\r').next().unwrap_or_default()).into_owned();
+        let mut words = line.split(' ');
+        if let (Some(method @ ("GET" | "PUT" | "HEAD" | "POST" | "DELETE")), Some(target)) = (words.next(), words.next()) {
+            let target = target.split("x-id=").next().unwrap_or(target).trim_end_matches(['?', '&']).replace("%2F", "/");
+            if !allowed(method, &target) {
+                refused.lock().unwrap().insert(format!("{method} {target}"));
+                let body = "<Error><Code>AccessDenied</Code><Message>not by this policy</Message></Error>";
+                let head = format!(
+                    "HTTP/1.1 403 Forbidden\r\nContent-Type: application/xml\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                    body.len()
+                );
+                let _ = client.write_all((head + if method == "HEAD" { "" } else { body }).as_bytes());
+                let _ = client.shutdown(Shutdown::Write);
+                // Else what is still on its way would reset the connection before the answer is read.
+                while client.read(&mut buffer).is_ok_and(|n| n > 0) {}
+                break;
+            }
+        }
+        if server.write_all(&buffer[..n]).is_err() {
+            break;
+        }
+    }
+    let _ = server.shutdown(Shutdown::Both);
+}
+
+/// docs/operations.md, "What the store must allow the host".
+fn host_may(method: &str, target: &str, data: &str, keys: &str, dataset: &str) -> bool {
+    let data = data.replace("s3://", "/");
+    let keys = keys.replace("s3://", "/");
+    let (bucket, prefix) = keys[1..].split_once('/').unwrap();
+    let lists =
+        |folder: &str| target.starts_with(&format!("/{bucket}/?list-type=2")) && target.contains(&format!("prefix={prefix}/{folder}"));
+    let under = |side: &str, folder: &str| target.starts_with(&format!("{side}/{folder}"));
+    match method {
+        "GET" => {
+            target == format!("{data}/reseal.json")
+                || under(&keys, &format!("known/{dataset}/"))
+                || under(&keys, &format!("leases/{dataset}"))
+                || lists(&format!("known/{dataset}/"))
+                || lists(&format!("leases/{dataset}"))
+        }
+        // Large packs go in parts.
+        "PUT" | "POST" => {
+            under(&data, &format!("packs/{dataset}/"))
+                || ["known", "intake"].iter().any(|folder| under(&keys, &format!("{folder}/{dataset}/")))
+                || under(&keys, &format!("leases/{dataset}"))
+        }
+        _ => false,
+    }
+}
+
+#[test]
+fn a_put_only_host_needs_the_rights_of_the_table_and_no_more() {
+    for variables in [("RESEAL_TEST_S3_BUCKET", "RESEAL_TEST_S3_BUCKET"), ("RESEAL_TEST_S3_VERSIONED", "RESEAL_TEST_S3_VERSIONED")] {
+        let (Some((endpoint, data)), Some((_, keys))) = (server(variables.0), server(variables.1)) else { return };
+        let dir = scratch();
+        let place = Place::new(&dir.path().join("shop"), &data, &keys, &s3(&endpoint));
+        let run = |now: &str, args: &[&str]| place.with("reseal.yaml", now, args);
+        run(&night_time(1), &["init"]).ok();
+        run(&night_time(1), &["keys", "add", "--put-only", "web1.key", "--label", "web1", "--dataset", "crm"]).ok();
+        let (at, keys_at) = (place.data.clone(), place.keys.clone());
+        let gate = Gate::new(&endpoint, move |method, target| host_may(method, target, &at, &keys_at, "crm"));
+        place.configure("host.yaml", &place.data, &place.keys, "./host-state", &s3(&gate.endpoint));
+        let host =
+            |now: &str| place.shop.run_with(now, &["backup", "--json"], &[("RESEAL_CONFIG", "host.yaml"), ("RESEAL_KEY_FILE", "web1.key")]);
+        // Nobody has written anything yet, the lease included; then once more, over what it left.
+        for n in [1, 2] {
+            let ran = host(&night_time(n));
+            let refused = gate.refused.lock().unwrap().clone();
+            assert_eq!(ran.code, Some(0), "{}: {}\nrefused: {refused:#?}", variables.0, ran.stderr);
+            place.shop.change(n + 1);
+        }
+        eprintln!("{}: refused, and done without: {:#?}", variables.0, gate.refused.lock().unwrap());
+        assert!(place.shop.run_with(OPENED, &["archives"], &[("RESEAL_CONFIG", "host.yaml")]).code != Some(0), "no right to read");
+        assert_eq!(run(OPENED, &["intake", "list", "--json"]).ok().json()["intake"].as_array().unwrap().len(), 2);
+        run(OPENED, &["nightly"]).ok();
+        assert_eq!(differs_from_live(&place.latest("reseal.yaml", OPENED), &place.live()), None);
+        let id = run(OPENED, &["request", "open", "--identity-file", "identity0.yaml", "--json"]).ok().json()["request"]["id"].to_string();
+        let report = run(DUE, &["propagate", "--json"]).ok().json();
+        assert_eq!(
+            (&report["propagation"]["listing"]["left"], &report["propagation"]["listing"]["old_versions"]),
+            (&0.into(), &0.into()),
+            "{report:#}"
+        );
+        let certificate = run(DUE, &["certificate", id.trim_matches('"')]).ok().json();
+        assert_eq!(certificate["body"]["result"], "PASS");
+        // It goes on beside what was erased.
+        host(DUE).ok();
+        run(DUE, &["intake", "admit"]).ok();
+        run(DUE, &["verify", "--read-data"]).ok();
+    }
+}
+
+#[test]
+fn the_drill_of_the_handbook_on_buckets() {
+    let (Some((endpoint, data)), Some((_, keys))) = (server("RESEAL_TEST_S3_BUCKET"), server("RESEAL_TEST_S3_VERSIONED")) else { return };
+    let dir = scratch();
+    let place = Place::new(&dir.path().join("shop"), &data, &keys, &s3(&endpoint));
+    let run = |now: &str, args: &[&str]| place.with("reseal.yaml", now, args);
+    run(&night_time(1), &["init"]).ok();
+    run(&night_time(1), &["backup"]).ok();
+    let export = |now: &str, more: &[&str]| {
+        let args: Vec<&str> =
+            ["keys", "export", "--label", "safe, first floor", "--json"].into_iter().chain(more.iter().copied()).collect();
+        run(now, &args).ok().json()["export"]["id"].as_str().unwrap().to_string()
+    };
+    let old = export(&night_time(1), &["shop.keys"]);
+    // An erasure makes it outdated: named, until another replaces it.
+    run(OPENED, &["request", "open", "--identity-file", "identities.yaml"]).ok();
+    let ran = run(DUE, &["propagate"]).exits(3);
+    assert!(ran.stderr.contains(&old) && ran.stderr.contains("safe, first floor"), "{}", ran.stderr);
+    assert!(run(DUE, &["verify"]).ok().stderr.contains(&old));
+    for request in run(DUE, &["request", "list", "--json"]).ok().json()["requests"].as_array().unwrap() {
+        assert_eq!(run(DUE, &["certificate", request["id"].as_str().unwrap()]).exits(3).json()["body"]["result"], "UNKNOWN");
+    }
+    export(DUE, &["new.keys", "--replaces", &old]);
+    for request in run(DUE, &["request", "list", "--json"]).ok().json()["requests"].as_array().unwrap() {
+        assert_eq!(run(DUE, &["certificate", request["id"].as_str().unwrap()]).ok().json()["body"]["result"], "PASS");
+    }
+    // Each side alone, in buckets and prefixes where there is nothing, and in a bucket that is not there.
+    let empty = format!("{}-elsewhere", place.keys);
+    place.configure("no-keys.yaml", &place.data, &empty, "./state2", &s3(&endpoint));
+    place.configure("no-packs.yaml", &format!("{}-elsewhere", place.data), &place.keys, "./state3", &s3(&endpoint));
+    place.configure("no-bucket.yaml", &place.data, "s3://no-such-bucket-here/keys", "./state4", &s3(&endpoint));
+    place.configure("no-data-bucket.yaml", "s3://no-such-bucket-here/data", &place.keys, "./state5", &s3(&endpoint));
+    for args in [
+        &["archives"][..],
+        &["backup"],
+        &["restore", "latest", "--to", "out2"],
+        &["verify"],
+        &["propagate"],
+        &["nightly"],
+        &["keys", "list"],
+    ] {
+        let ran = place.with("no-keys.yaml", DUE, args).exits(6);
+        for word in ["its keys' side is missing", empty.as_str(), "reseal keys import FILE"] {
+            assert!(ran.stderr.contains(word), "{args:?}: {}", ran.stderr);
+        }
+        let ran = place.with("no-packs.yaml", DUE, args).exits(6);
+        assert!(ran.stderr.contains("its packs' side is missing") && ran.stderr.contains(&place.data), "{args:?}: {}", ran.stderr);
+        let ran = place.with("no-bucket.yaml", DUE, args).exits(6);
+        for word in ["its keys' side is missing", "s3://no-such-bucket-here/keys", "the bucket is not there"] {
+            assert!(ran.stderr.contains(word), "{args:?}: {}", ran.stderr);
+        }
+        let ran = place.with("no-data-bucket.yaml", DUE, args).exits(6);
+        for word in ["its packs' side is missing", "s3://no-such-bucket-here/data", "the bucket is not there"] {
+            assert!(ran.stderr.contains(word), "{args:?}: {}", ran.stderr);
+        }
+    }
+    // The drill: the export into an empty place, checked before it writes; then everything is as it was.
+    let mut bytes = std::fs::read(place.shop.path("new.keys")).unwrap();
+    let at = bytes.len() - 9;
+    bytes[at] ^= 1;
+    std::fs::write(place.shop.path("bad.keys"), &bytes).unwrap();
+    place.with("no-keys.yaml", DUE, &["keys", "import", "bad.keys"]).exits(6);
+    assert!(place.with("no-keys.yaml", DUE, &["archives"]).exits(6).stderr.contains("keys' side is missing"), "nothing was written");
+    let told = place.with("no-keys.yaml", DUE, &["keys", "import", "new.keys"]).ok();
+    assert!(told.stdout.contains("next: reseal verify"), "{}", told.stdout);
+    place.with("no-keys.yaml", DUE, &["verify", "--read-data=10%"]).ok();
+    place.with("no-keys.yaml", DUE, &["drill"]).ok();
+    let (original, copy) = (place.latest("reseal.yaml", DUE), place.latest("no-keys.yaml", DUE));
+    assert!(original == copy, "byte for byte");
+    assert_eq!(knows_the_erased(&copy), None);
+    // The outdated one would bring destroyed keys back: it opens no archive that was sealed anew after it, and that is said.
+    place.configure("older.yaml", &place.data, &format!("{}-older", place.keys), "./state6", &s3(&endpoint));
+    let ran = place.with("older.yaml", DUE, &["keys", "import", "shop.keys"]);
+    eprintln!("the outdated export: exit code {:?}: {}{}", ran.code, ran.stdout, ran.stderr);
+    assert_ne!(place.with("older.yaml", DUE, &["verify", "--read-data"]).code, Some(0));
+    run(DUE, &["verify", "--read-data"]).ok();
+}
+
+/// A CA and a certificate for 127.0.0.1 signed by it.
+fn certificates(dir: &Path) {
+    let openssl = |arguments: &str| {
+        let ran = Command::new("openssl").args(arguments.split(' ')).current_dir(dir).output().expect("openssl");
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    };
+    std::fs::write(dir.join("extensions"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n").unwrap();
+    for name in ["ca", "other-ca"] {
+        openssl(&format!(
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout {name}.key -out {name}.pem -days 2 -subj /CN=test-{name} -addext basicConstraints=critical,CA:TRUE"
+        ));
+    }
+    openssl("req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout server.key -out server.csr -subj /CN=test-server");
+    openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 -extfile extensions");
+}
+
+#[test]
+fn keys_are_with_another_provider_behind_a_certificate_of_ones_own() {
+    let Some((endpoint, data)) = server("RESEAL_TEST_S3_VERSIONED") else { return };
+    let Some(program) = weed::program() else { return };
+    if Command::new("openssl").arg("version").output().is_err() {
+        eprintln!("!!!!!!!! SKIPPED: openssl is not there !!!!!!!!");
+        return;
+    }
+    let dir = scratch();
+    certificates(dir.path());
+    let other = Weed::new(program, "other", "other-secret", Some((dir.path().join("server.pem"), dir.path().join("server.key"))));
+    other.start();
+    other.bucket("other-keys", "versioned");
+    let root = dir.path().join("shop");
+    let place = Place::new(&root, &data, "other-keys", "");
+    std::fs::write(place.shop.path("two"), "[default]\naws_access_key_id = other\naws_secret_access_key = other-secret\n").unwrap();
+    for name in ["ca.pem", "other-ca.pem"] {
+        std::fs::copy(dir.path().join(name), place.shop.path(name)).unwrap();
+    }
+    let both = |more: &str| {
+        let keys = format!("endpoint: '{}', region: us-east-1, patience: 2s, credentials_file: ./two{more}", other.https());
+        format!("{}\nkeys_s3: {{{keys}}}", s3(&endpoint))
+    };
+    let trusting = both(", ca_bundle: ./ca.pem");
+    place.configure("reseal.yaml", &place.data, &place.keys, "./state", &trusting);
+    // Not trusted: said at once, with what to do.
+    for untrusted in ["", ", ca_bundle: ./other-ca.pem"] {
+        place.configure("untrusted.yaml", &place.data, &place.keys, "./state", &both(untrusted));
+        let ran = place.with("untrusted.yaml", &night_time(1), &["init"]).exits(1);
+        for word in ["certificate", "ca_bundle", place.keys.as_str()] {
+            assert!(ran.stderr.contains(word), "{untrusted}: {}", ran.stderr);
+        }
+    }
+    for (bad, word) in [(", ca_bundle: ./nothing.pem", "nothing.pem"), (", ca_bundle: ./two", "no PEM certificate")] {
+        place.configure("bad.yaml", &place.data, &place.keys, "./state", &both(bad));
+        assert!(place.with("bad.yaml", &night_time(1), &["init"]).exits(1).stderr.contains(word), "{bad}");
+    }
+    let run = |now: &str, args: &[&str]| place.with("reseal.yaml", now, args);
+    run(&night_time(1), &["init"]).ok();
+    run(&night_time(1), &["backup"]).ok();
+    let live = place.live();
+    run(OPENED, &["request", "open", "--identity-file", "identities.yaml"]).ok();
+    assert_eq!(differs_from_live(&place.latest("reseal.yaml", OPENED), &live), None);
+    run(DUE, &["propagate"]).ok();
+    run(DUE, &["keys", "export", "shop.keys", "--label", "safe"]).ok();
+    run(DUE, &["verify", "--read-data"]).ok();
+    assert_eq!(knows_the_erased(&place.latest("reseal.yaml", DUE)), None);
+    // The other provider is gone for good: the packs' provider takes the keys back in.
+    other.kill();
+    let ran = run(DUE, &["archives"]).exits(1);
+    assert!(ran.stderr.contains("cannot be reached") && ran.stderr.contains(&other.https()), "{}", ran.stderr);
+    place.configure("moved.yaml", &place.data, &place.data.replace("/data", "/keys"), "./state7", &s3(&endpoint));
+    assert!(place.with("moved.yaml", DUE, &["archives"]).exits(6).stderr.contains("keys' side is missing"));
+    place.with("moved.yaml", DUE, &["keys", "import", "shop.keys"]).ok();
+    place.with("moved.yaml", DUE, &["verify", "--read-data"]).ok();
+}
+
+#[test]
+fn a_dataset_with_a_region_on_a_service_that_names_none() {
+    let Some((endpoint, bucket)) = server("RESEAL_TEST_S3_BUCKET") else { return };
+    let dir = scratch();
+    let place = Place::new(&dir.path().join("shop"), &bucket, &bucket, &s3(&endpoint));
+    let text = std::fs::read_to_string(place.shop.path("reseal.yaml")).unwrap();
+    let pinned = |region: &str| text.replace("    retention:", &format!("    region: {region}\n    retention:"));
+    std::fs::write(place.shop.path("reseal.yaml"), pinned("us-east-1")).unwrap();
+    let ran = place.with("reseal.yaml", &night_time(1), &["init"]).ok();
+    assert!(ran.stderr.contains("rests on the region in the configuration alone"), "{}", ran.stderr);
+    place.with("reseal.yaml", &night_time(1), &["backup"]).ok();
+    // Not said by anybody.
+    std::fs::write(place.shop.path("unsaid.yaml"), pinned("eu-central-1").replace("region: us-east-1, ", "")).unwrap();
+    let ran = place.with("unsaid.yaml", &night_time(1), &["archives"]).exits(1);
+    assert!(ran.stderr.contains("the service does not say"), "{}", ran.stderr);
+    // Contradicted by the configuration itself.
+    std::fs::write(place.shop.path("other.yaml"), pinned("eu-central-1")).unwrap();
+    place.with("other.yaml", &night_time(1), &["archives"]).exits(2);
+}
