@@ -31,7 +31,7 @@ mod rows;
 pub mod schema;
 pub mod scrub;
 pub mod snapshot;
-mod spool;
+pub mod spool;
 mod text;
 mod transaction;
 pub mod vfs;
