@@ -394,7 +394,7 @@ impl SqliteEditor<'_> {
 
     /// Rows and pages of a database up to this size are checked as a whole.
     pub(super) fn is_small(&self) -> bool {
-        self.overlay().len() <= self.limits.whole_check
+        self.limits.always_whole || self.overlay().len() <= self.limits.whole_check
     }
 
     /// Notes by kind, for [`Applied::notes`].

@@ -17,6 +17,7 @@
 mod apply;
 mod check;
 mod connect;
+mod conserve;
 pub mod editor;
 mod emit;
 mod foreign;
