@@ -3,11 +3,11 @@
 
 use super::archive::PieceSource;
 use super::edit::Sink;
+use crate::Result;
 use crate::env::Random;
 use crate::format::NewPiece;
 use crate::format::sqlite::spool::Spool;
 use crate::format::sqlite::vfs::Medium;
-use crate::Result;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 

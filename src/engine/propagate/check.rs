@@ -118,7 +118,7 @@ pub fn absence(
     bytes: &mut ByteSearch,
 ) -> Result<Checked> {
     let mut checked = Checked { verdict: Verdict::Pass, problems: Vec::new(), notes: Vec::new() };
-    let mut again = search(session, config, view, archive, people)?;
+    let mut again = search(session, config, view, archive, people, bytes.scope())?;
     for (entry, why) in &again.matches.failed {
         checked.problem(Verdict::Unknown, format!("{entry} could not be searched: {why}"));
     }

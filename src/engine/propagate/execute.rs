@@ -161,7 +161,7 @@ fn run_dataset(
             });
             work.requests.clear();
         } else {
-            prepare(session, config, &view, &people, requests, &writer, report, &mut work, &mut known)?;
+            prepare(session, config, &view, &people, requests, &writer, report, scope, &mut work, &mut known)?;
         }
         session.env.monitor.advance(1);
         works.push(work);
@@ -208,16 +208,17 @@ fn prepare(
     requests: &[&Request],
     writer: &ChunkWriter,
     report: &mut Report,
+    scope: Scope,
     work: &mut Work,
     known: &mut Known,
 ) -> Result<()> {
     let archive = view.open(&work.old.head);
     let mut sealing = Sealing::new(writer);
-    let mut attempt = attempt(session, config, view, &archive, people, &work.requests, known, &mut sealing);
+    let mut attempt = attempt(session, config, view, &archive, people, &work.requests, scope, known, &mut sealing);
     if attempt.as_ref().is_err_and(is_about_the_archive) && work.requests.len() > 1 {
         let mut able = Vec::new();
         for i in &work.requests {
-            match self::attempt(session, config, view, &archive, people, &[*i], &mut Known::default(), &mut Discarding) {
+            match self::attempt(session, config, view, &archive, people, &[*i], scope, &mut Known::default(), &mut Discarding) {
                 Ok(_) => able.push(*i),
                 Err(e) if is_about_the_archive(&e) => work.outcome.left.push(people.withhold(&format!("request {}: {e}", requests[*i].id))),
                 Err(e) => return Err(e),
@@ -227,7 +228,7 @@ fn prepare(
         if work.requests.is_empty() {
             return Ok(());
         }
-        attempt = self::attempt(session, config, view, &archive, people, &work.requests, known, &mut sealing);
+        attempt = self::attempt(session, config, view, &archive, people, &work.requests, scope, known, &mut sealing);
     }
     match attempt {
         Ok(done) => {
@@ -242,7 +243,8 @@ fn prepare(
                 }
             }
             if !done.edit.is_empty() {
-                work.new = Some(reseal(&archive, &work.old, &done.edit, &view.dataset, writer, report.started, sealing.stored, &session.env)?);
+                work.new =
+                    Some(reseal(&archive, &work.old, &done.edit, &view.dataset, writer, report.started, sealing.stored, &session.env)?);
             }
             work.edit = done.edit;
         }
@@ -278,11 +280,12 @@ fn attempt(
     archive: &OpenArchive,
     people: &People,
     chosen: &[usize],
+    scope: Scope,
     known: &mut Known,
     sink: &mut dyn Sink,
 ) -> Result<Attempt> {
     let people = people.only(chosen);
-    let searched = search(session, config, view, archive, &people)?;
+    let searched = search(session, config, view, archive, &people, scope)?;
     let counts = tally(&searched.matches, &searched.decided);
     let left = searched.matches.failed.iter().map(|(entry, why)| format!("{entry}: {why}")).collect();
     let mut notes: Vec<String> = Vec::new();

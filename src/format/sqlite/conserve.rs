@@ -11,9 +11,9 @@
 //!
 //! SQLite's order of index keys across pages is trusted: nothing of ours moves a cell.
 
-use super::owners::Owners;
 use super::editor::SqliteEditor;
 use super::overlay::{Archived, Overlay};
+use super::owners::Owners;
 use super::pages::{Bad, Btree, Cell, HEADER, Header, Kind, be16, be32, trunk, varint};
 use super::record::{Spans, chain, decode, locate};
 use super::schema::{Schema, TableKind};
@@ -459,7 +459,11 @@ mod tests {
     }
 
     /// A database from which a few people went, before its pieces are given back; and which rows changed.
-    fn erase<'k>(content: &std::sync::Arc<Content>, map: &crate::datamap::DataMap, key: &'k crate::datamap::TokenKey) -> (SqliteEditor<'k>, Changed) {
+    fn erase<'k>(
+        content: &std::sync::Arc<Content>,
+        map: &crate::datamap::DataMap,
+        key: &'k crate::datamap::TokenKey,
+    ) -> (SqliteEditor<'k>, Changed) {
         let mut editor = SqliteEditor::open(content.clone(), key, overlay::Limits::default()).unwrap();
         let people: Vec<String> = (0..40).map(|i| format!("user{}@x.org", i * 7 + 7)).collect();
         let people: Vec<&str> = people.iter().map(String::as_str).collect();

@@ -198,13 +198,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// New values, table by table, children first.
-    fn rewrite(
-        &mut self,
-        db: &Database,
-        names: &[String],
-        work: &BTreeMap<String, Work>,
-        expected: &mut Changed,
-    ) -> Result<()> {
+    fn rewrite(&mut self, db: &Database, names: &[String], work: &BTreeMap<String, Work>, expected: &mut Changed) -> Result<()> {
         for name in names {
             let Some(w) = work.get(name).filter(|w| !w.updates.is_empty()) else { continue };
             let (table, shape) = self.shape(name)?;
@@ -340,13 +334,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// Lets them follow the rewritten keys.
-    fn let_follow(
-        &mut self,
-        db: &Database,
-        table: &Table,
-        dependents: &[Dependent<'_>],
-        expected: &mut Changed,
-    ) -> Result<()> {
+    fn let_follow(&mut self, db: &Database, table: &Table, dependents: &[Dependent<'_>], expected: &mut Changed) -> Result<()> {
         for d in dependents {
             let doing = format!("following rewritten keys of table {}", table.name);
             let mut values = Vec::new();
@@ -369,13 +357,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// Deletions, with everything that foreign keys hang on them.
-    fn delete(
-        &mut self,
-        db: &Database,
-        names: &[String],
-        work: &BTreeMap<String, Work>,
-        expected: &mut Changed,
-    ) -> Result<()> {
+    fn delete(&mut self, db: &Database, names: &[String], work: &BTreeMap<String, Work>, expected: &mut Changed) -> Result<()> {
         let gone: BTreeMap<String, BTreeSet<RecordKey>> =
             work.iter().map(|(t, w)| (t.clone(), w.deletes.keys().cloned().collect())).collect();
         if gone.values().all(BTreeSet::is_empty) {
@@ -456,13 +438,7 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    fn expect<'k>(
-        &self,
-        expected: &mut Changed,
-        table: &Table,
-        keys: impl Iterator<Item = &'k RecordKey>,
-        deleted: bool,
-    ) {
+    fn expect<'k>(&self, expected: &mut Changed, table: &Table, keys: impl Iterator<Item = &'k RecordKey>, deleted: bool) {
         let rows = expected.entry(table.name.to_ascii_lowercase()).or_default();
         for key in keys {
             if let RecordKey::Row(id) = key {
