@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 /// Writes the lists of the next generation and returns its head, of which `stored` is the size of the edit's own chunks. The head is not stored: that is the caller's next step, after
 /// [`ChunkWriter::finish`].
+#[allow(clippy::too_many_arguments)]
 pub fn reseal(
     archive: &OpenArchive,
     listed: &Listed,

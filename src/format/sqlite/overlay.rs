@@ -212,7 +212,7 @@ impl Image for Archived<'_> {
         self.0.path()
     }
     fn len(&self) -> u64 {
-        self.0.base_len
+        self.0.base_len()
     }
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         if offset + buf.len() as u64 > self.0.base_len {
