@@ -1,6 +1,7 @@
 //! An archive opened for reading: its entries in order, and the bytes of each, chunk by chunk.
 
 use super::blocks::MarksCache;
+use super::held::HeldPiece;
 use crate::datamap::Tokens;
 use crate::format::text_filter::WantedText;
 use crate::format::{EntryContent, Marks};
@@ -122,7 +123,7 @@ pub enum PieceSource {
     /// A stored chunk.
     Stored(ChunkRef),
     /// Bytes that the restore gate made.
-    Fresh(Arc<Vec<u8>>),
+    Fresh(HeldPiece),
 }
 
 impl PieceSource {
@@ -130,7 +131,7 @@ impl PieceSource {
     pub fn len(&self) -> u64 {
         match self {
             PieceSource::Stored(r) => r.len,
-            PieceSource::Fresh(b) => b.len() as u64,
+            PieceSource::Fresh(piece) => piece.len(),
         }
     }
 
@@ -175,7 +176,7 @@ impl PieceReader {
         }
         let bytes = match piece {
             PieceSource::Stored(r) => self.reader.read(&r.id, Role::Data)?,
-            PieceSource::Fresh(b) => b.clone(),
+            PieceSource::Fresh(piece) => piece.bytes()?,
         };
         if bytes.len() as u64 != piece.len() {
             return Err(Error::damaged("chunk", "its length is not what the entry says"));

@@ -11,6 +11,7 @@ use crate::crypto::sign;
 use crate::{Error, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Version of the certificate's shape.
 pub const VERSION: u32 = 1;
@@ -30,11 +31,7 @@ pub fn make(session: &Session, id: &str) -> Result<Value> {
         for (collection, counts) in done.into_iter().flatten() {
             collections.entry((a.dataset.clone(), collection.clone())).or_default().add(counts);
         }
-        let mut a = a.clone();
-        if let Some(done) = done {
-            a.requests.insert(request.id.clone(), done.clone());
-        }
-        archives.push(archive_json(&a, &request.id));
+        archives.push(archive_with(a, &request.id, done));
     }
     let mut surviving = surviving(session, &request.id, finished.archives.as_slice())?;
     let late = admitted_late(session, &state, request)?;
@@ -65,7 +62,7 @@ pub fn make(session: &Session, id: &str) -> Result<Value> {
             "method": "cryptographic erase and deletion",
             "technique": "records removed or rewritten inside the archives; affected chunks sealed anew under new keys; keys of the old chunks destroyed; old ciphertext wiped or deleted",
             "tool": crate::TOOL,
-            "policy": finished.policies,
+            "policy": *finished.policies,
         },
         "verification": {
             "method": "the new generations were read back: byte search for every variant of every identity, record by record search, comparison of all that was not edited, and a new listing of the store",
@@ -112,7 +109,7 @@ fn export_json(e: &KeyExport) -> Value {
     json!({ "export": e.id, "label": e.label, "made_at": e.at.to_string(), "ledger_entry": e.seq })
 }
 
-fn result_word(request: &str, done: bool, gone: Verdict, archives: &[ArchiveOutcome], nothing_else: bool) -> &'static str {
+fn result_word(request: &str, done: bool, gone: Verdict, archives: &[Arc<ArchiveOutcome>], nothing_else: bool) -> &'static str {
     let is_complete = |a: &ArchiveOutcome| a.complete.iter().any(|c| c == request);
     let worst = archives.iter().fold(gone, |v, a| if is_complete(a) { v } else { v.and(a.verification).and(Verdict::Unknown) });
     match (done && nothing_else, worst) {
@@ -131,6 +128,10 @@ fn counts_json(dataset: &str, collection: &str, n: &Counts) -> Value {
 
 /// One archive for JSON: the certificate's and the propagation's own report have the same shape.
 pub fn archive_json(a: &ArchiveOutcome, request: &str) -> Value {
+    archive_with(a, request, a.requests.get(request))
+}
+
+fn archive_with(a: &ArchiveOutcome, request: &str, counts: Option<&BTreeMap<String, Counts>>) -> Value {
     json!({
         "dataset": a.dataset,
         "archive": a.archive.to_string(),
@@ -138,7 +139,7 @@ pub fn archive_json(a: &ArchiveOutcome, request: &str) -> Value {
         "before": { "generation": a.before.0, "digest": a.before.1 },
         "after": { "generation": a.after.0, "digest": a.after.1 },
         "mode": a.mode,
-        "collections": a.requests.get(request).into_iter().flatten().map(|(c, n)| counts_json(&a.dataset, c, n)).collect::<Vec<_>>(),
+        "collections": counts.into_iter().flatten().map(|(c, n)| counts_json(&a.dataset, c, n)).collect::<Vec<_>>(),
         "verification": if a.complete.iter().any(|c| c == request) { "PASS".to_string() } else { a.verification.and(Verdict::Unknown).to_string() },
         "left": a.left,
         "notes": a.notes,
@@ -151,7 +152,7 @@ pub fn locked_json(locked: &[LockedObject]) -> Vec<Value> {
 }
 
 /// Copies that are still there and hold, or may hold, something of the person.
-fn surviving(session: &Session, request: &str, archives: &[ArchiveOutcome]) -> Result<Vec<Value>> {
+fn surviving(session: &Session, request: &str, archives: &[Arc<ArchiveOutcome>]) -> Result<Vec<Value>> {
     let mut out = Vec::new();
     for a in archives.iter().filter(|a| !a.complete.iter().any(|c| c == request)) {
         let still_there = session.repo.dataset(&a.dataset)?.is_some() && session.listed(&a.dataset, &a.archive)?.is_some();

@@ -4,14 +4,16 @@
 use super::archive::{OpenArchive, PieceSource};
 use super::decide::{Decided, children_first};
 use super::event::Counts;
+use super::held::HeldPiece;
 use super::matching::{Bound, Matches};
 use crate::datamap::DataMap;
 use crate::format::{Disposition, Found, NewPiece, RecordKey};
-use crate::repository::ListChunk;
-use crate::repository::entry::{ChunkRef, Entry, EntryKind, Mapped, Tree};
+use crate::repository::entry::{ChunkRef, Entry, EntryKind, Mapped, Role, Tree};
+use crate::repository::{ChunkWriter, ListChunk};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, OnceLock};
+use std::ops::Range;
+use std::sync::Arc;
 
 /// What an erasure changes in an archive.
 #[derive(Default)]
@@ -26,12 +28,51 @@ pub struct ArchiveEdit {
 
 /// An entry's new pieces.
 pub struct EntryEdit {
-    /// In order, not overlapping. Once they are sealed, without their bytes and blocks.
-    pub pieces: Vec<NewPiece>,
-    /// Where each of them is stored, once it is; `None` for those of which nothing is left.
-    pub sealed: OnceLock<Vec<Option<ChunkRef>>>,
+    /// In order, not overlapping: which old pieces each stands for, and what it is; `None` where nothing is left of them.
+    pub pieces: Vec<(Range<usize>, Option<PieceSource>)>,
     /// How the entry is cut now.
     pub mapped: Option<Mapped>,
+}
+
+/// Takes new pieces as the editors make them, so that an edit holds one piece's bytes at a time however many it changes.
+pub trait Sink {
+    /// Stores a piece that is not empty; where it is now.
+    fn put(&mut self, piece: NewPiece) -> Result<PieceSource>;
+}
+
+/// Seals pieces as chunks. Until a head names them they are garbage, which the next sweep drops.
+pub struct Sealing<'w> {
+    writer: &'w ChunkWriter,
+    /// Sealed bytes that were added.
+    pub stored: u64,
+}
+
+impl Sealing<'_> {
+    /// With this writer.
+    pub fn new(writer: &ChunkWriter) -> Sealing<'_> {
+        Sealing { writer, stored: 0 }
+    }
+}
+
+impl Sink for Sealing<'_> {
+    fn put(&mut self, piece: NewPiece) -> Result<PieceSource> {
+        let data = self.writer.add(Role::Data, &piece.bytes)?;
+        self.stored += data.stored;
+        let marks = match &piece.marks {
+            Some(m) => Some(self.writer.add(Role::Marks, &m.encode()?)?.id),
+            None => None,
+        };
+        Ok(PieceSource::Stored(ChunkRef { id: data.id, len: piece.bytes.len() as u64, marks }))
+    }
+}
+
+/// Throws pieces away: for finding out whether an edit can be made.
+pub struct Discarding;
+
+impl Sink for Discarding {
+    fn put(&mut self, _: NewPiece) -> Result<PieceSource> {
+        Ok(PieceSource::Fresh(HeldPiece::default()))
+    }
 }
 
 /// Edits of the archive before, by path: an entry that is the same in this one, and of which the same becomes, is edited once.
@@ -44,28 +85,20 @@ struct KnownEdit {
     /// What was decided.
     work: Vec<(RecordKey, usize, Disposition)>,
     notes: Vec<String>,
-    /// Once it is sealed.
-    edit: Option<Arc<EntryEdit>>,
+    edit: Arc<EntryEdit>,
 }
 
 impl Known {
-    /// Takes the edits of an archive that is sealed.
-    pub fn learn(&mut self, edit: &ArchiveEdit) {
-        for (path, known) in &mut self.0 {
-            known.edit = edit.changed.get(path).cloned();
-        }
-    }
-
     /// Takes out the edit that this one would be.
-    fn take(&mut self, entry: &Entry, work: &[(Found, Disposition)]) -> Option<(KnownEdit, Arc<EntryEdit>)> {
+    fn take(&mut self, entry: &Entry, work: &[(Found, Disposition)]) -> Option<KnownEdit> {
         let known = self.0.remove(&entry.path)?;
-        let edit = known.edit.clone().filter(|e| e.sealed.get().is_some() && e.mapped == mapped_after(entry))?;
         let same = known.content == entry.content
+            && known.edit.mapped == mapped_after(entry)
             && known.work.len() == work.len()
             && known.work.iter().zip(work).all(|((key, collection, decided), (found, disposition))| {
                 *key == found.key && *collection == found.collection && decided == disposition
             });
-        same.then_some((known, edit))
+        same.then_some(known)
     }
 }
 
@@ -74,17 +107,6 @@ fn mapped_after(entry: &Entry) -> Option<Mapped> {
 }
 
 impl ArchiveEdit {
-    /// Lets go of the bytes of what is sealed: an edit is kept until it is verified, and there may be many.
-    pub fn forget_bytes(&mut self) {
-        for edit in self.changed.values_mut() {
-            if let Some(edit) = Arc::get_mut(edit)
-                && edit.sealed.get().is_some()
-            {
-                edit.pieces.iter_mut().for_each(|p| (p.bytes, p.marks) = (Vec::new(), None));
-            }
-        }
-    }
-
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
         self.removed.is_empty() && self.changed.is_empty()
@@ -112,26 +134,38 @@ pub fn tally(matches: &Matches, decided: &[Decided]) -> Tally {
 }
 
 /// Runs the editors. `decided` and `bound` are consumed; on an error the archive is as it was. `known` are the edits of the archive before; it
-/// becomes those of this one.
-pub fn apply(map: &DataMap, bound: Vec<Bound<'_>>, matches: &Matches, decided: Vec<Decided>, known: &mut Known) -> Result<ArchiveEdit> {
+/// becomes those of this one. New pieces go into `sink` as they are made.
+pub fn apply(
+    map: &DataMap,
+    bound: Vec<Bound<'_>>,
+    matches: Matches,
+    decided: Vec<Decided>,
+    known: &mut Known,
+    sink: &mut dyn Sink,
+) -> Result<ArchiveEdit> {
     let mut edit = ArchiveEdit::default();
     let mut before = std::mem::take(known);
     let order = children_first(map);
     let mut per_entry: HashMap<usize, Vec<(Found, Disposition)>> = HashMap::new();
+    // Editors go by the record's place: its values have served.
+    let mut records: Vec<Option<(usize, Found)>> =
+        matches.records.into_iter().map(|m| Some((m.entry, Found { values: BTreeMap::new(), ..m.found }))).collect();
     for d in decided {
-        let m = matches.records.get(d.index).ok_or_else(|| Error::Refused("a decision about no record".into()))?;
+        let record = records.get_mut(d.index).and_then(Option::take);
+        let (entry, found) = record.ok_or_else(|| Error::Refused("a decision about no record".into()))?;
         // Also what is kept: a foreign key's cascade must not take it along.
-        per_entry.entry(m.entry).or_default().push((m.found.clone(), d.disposition));
+        per_entry.entry(entry).or_default().push((found, d.disposition));
     }
+    drop(records);
     edit.removed.extend(matches.paths.iter().map(|p| p.path.clone()));
     for (i, b) in bound.into_iter().enumerate() {
         let Some(work) = per_entry.remove(&i).filter(|w| w.iter().any(|(_, d)| *d != Disposition::Keep)) else { continue };
         if edit.removed.contains(&b.entry.path) {
             continue;
         }
-        if let Some((same, made)) = before.take(&b.entry, &work) {
+        if let Some(same) = before.take(&b.entry, &work) {
             edit.notes.extend(same.notes.iter().cloned());
-            edit.changed.insert(b.entry.path.clone(), made);
+            edit.changed.insert(b.entry.path.clone(), same.edit.clone());
             known.0.insert(b.entry.path.clone(), same);
             continue;
         }
@@ -146,47 +180,47 @@ pub fn apply(map: &DataMap, bound: Vec<Bound<'_>>, matches: &Matches, decided: V
         }
         let notes: Vec<String> = applied.notes.iter().map(|n| format!("{}: {n}", b.entry.display_path())).collect();
         edit.notes.extend(notes.iter().cloned());
-        let pieces = editor.finish()?;
+        let mut pieces = Vec::new();
+        editor.finish_into(&mut |piece| {
+            let replaces = piece.replaces.clone();
+            let made = if piece.bytes.is_empty() { None } else { Some(sink.put(piece)?) };
+            pieces.push((replaces, made));
+            Ok(())
+        })?;
         if pieces.is_empty() {
             continue;
         }
-        let made = Arc::new(EntryEdit { pieces, sealed: OnceLock::new(), mapped: mapped_after(&b.entry) });
-        edit.changed.insert(b.entry.path.clone(), made);
+        let made = Arc::new(EntryEdit { pieces, mapped: mapped_after(&b.entry) });
+        edit.changed.insert(b.entry.path.clone(), made.clone());
         let work = work.into_iter().map(|(found, disposition)| (found.key, found.collection, disposition)).collect();
-        known.0.insert(b.entry.path.clone(), KnownEdit { content: b.entry.content.clone(), work, notes, edit: None });
+        known.0.insert(b.entry.path.clone(), KnownEdit { content: b.entry.content.clone(), work, notes, edit: made });
     }
     Ok(edit)
 }
 
-/// A piece of an edited entry: kept as stored, or new.
-pub enum EditedPiece<'a> {
-    /// As stored.
-    Kept(ChunkRef),
-    /// New bytes: which of the edit's pieces, and they.
-    New(usize, &'a NewPiece),
-    /// New, and stored already.
-    Sealed(&'a ChunkRef),
+/// A piece of an edited entry, and whether the edit made it.
+pub struct EditedPiece {
+    /// Where it is.
+    pub source: PieceSource,
+    /// `false`: as it was.
+    pub is_new: bool,
 }
 
 /// An edited entry's pieces in order. Fails when the new pieces do not fit the old ones.
-pub fn edited_pieces<'a>(refs: &[ChunkRef], edit: &'a EntryEdit) -> Result<Vec<EditedPiece<'a>>> {
+pub fn edited_pieces(refs: &[ChunkRef], edit: &EntryEdit) -> Result<Vec<EditedPiece>> {
     let bad = || Error::Verification("an edit does not fit the entry it was made for; nothing was changed".into());
+    let kept = |r: &ChunkRef| EditedPiece { source: PieceSource::Stored(r.clone()), is_new: false };
     let mut out = Vec::with_capacity(refs.len());
     let mut at = 0;
-    for (i, piece) in edit.pieces.iter().enumerate() {
-        let range = &piece.replaces;
+    for (range, made) in &edit.pieces {
         if range.start < at || range.end < range.start || range.end > refs.len() {
             return Err(bad());
         }
-        out.extend(refs[at..range.start].iter().cloned().map(EditedPiece::Kept));
-        match edit.sealed.get() {
-            Some(sealed) => out.extend(sealed.get(i).ok_or_else(bad)?.iter().map(EditedPiece::Sealed)),
-            None if piece.bytes.is_empty() => {}
-            None => out.push(EditedPiece::New(i, piece)),
-        }
+        out.extend(refs[at..range.start].iter().map(kept));
+        out.extend(made.iter().map(|source| EditedPiece { source: source.clone(), is_new: true }));
         at = range.end;
     }
-    out.extend(refs.get(at..).ok_or_else(bad)?.iter().cloned().map(EditedPiece::Kept));
+    out.extend(refs.get(at..).ok_or_else(bad)?.iter().map(kept));
     Ok(out)
 }
 
@@ -260,12 +294,5 @@ pub fn edited_chunks<'e>(archive: &OpenArchive, edit: &'e ArchiveEdit, mut visit
 pub fn piece_sources(archive: &OpenArchive, entry: &Entry, edit: Option<&EntryEdit>) -> Result<Vec<PieceSource>> {
     let refs = archive.refs(entry)?;
     let Some(edit) = edit else { return Ok(refs.into_iter().map(PieceSource::Stored).collect()) };
-    Ok(edited_pieces(&refs, edit)?
-        .into_iter()
-        .map(|p| match p {
-            EditedPiece::Kept(r) => PieceSource::Stored(r),
-            EditedPiece::New(_, n) => PieceSource::Fresh(Arc::new(n.bytes.clone())),
-            EditedPiece::Sealed(r) => PieceSource::Stored(r.clone()),
-        })
-        .collect())
+    Ok(edited_pieces(&refs, edit)?.into_iter().map(|p| p.source).collect())
 }

@@ -6,6 +6,7 @@ use super::archive::OpenArchive;
 use super::decide::{Decided, Decider};
 use super::edit::{ArchiveEdit, Known, apply};
 use super::event::{Event, IdentityTokens};
+use super::held::Holding;
 use super::matching::{Bound, Limits, Matches, bind, find_all};
 use super::propagate::plan_is_processed;
 use super::session::{Session, View};
@@ -66,7 +67,7 @@ pub fn search_by_tokens<'k>(
 ) -> Result<Replayed<'k>> {
     let people: Vec<Person<'_>> = tokens.iter().map(|t| Person::Tokens(t)).collect();
     let archive = view.open(&listed.head);
-    let limits = Limits { overlay: session.config.memory as usize / 2 };
+    let limits = Limits { overlay: session.config.memory as usize / 2, whole: false };
     let mut bound = bind(&config.map, view, &archive, limits, &session.env)?;
     let key = view.dataset.token_key();
     let mut wanted = Wanted::new(&config.map, key, &people)?;
@@ -128,7 +129,8 @@ pub fn pass(session: &Session, view: &View, listed: &Listed, bypass: Option<&Byp
             "erasures are outstanding for this archive and {entry} cannot be searched ({why}); nothing is handed out"
         )));
     }
-    let edit = apply(&config.map, bound, &matches, decided, &mut Known::default())?;
+    let mut holding = Holding::new(session.config.memory as usize / 16, std::env::temp_dir(), session.env.random.clone());
+    let edit = apply(&config.map, bound, matches, decided, &mut Known::default(), &mut holding)?;
     Ok(Gated { edit, replayed: requests.iter().map(|r| r.id.clone()).collect() })
 }
 

@@ -7,7 +7,7 @@ use crate::datamap::{Collection, DataMap, EntryPattern};
 use crate::engine::matching::is_path_collection;
 use crate::env::Env;
 use crate::format::RecordFormat;
-use crate::format::cutter::{CutSizes, Gear, HEAD, MAX_RECORD, RecordPieces};
+use crate::format::cutter::{CutSizes, Gear, HEAD, RecordPieces, max_record};
 use crate::format::registry::{self, Serves};
 use crate::format::sqlite::schema::{FtsContent, Schema, TableKind};
 use crate::repository::entry::{EntryKind, display_path};
@@ -43,7 +43,7 @@ pub enum Depth {
 
 /// Looks at a dataset's source.
 pub fn gather(config: &Config, dataset: &Dataset, depth: Depth, env: &Env) -> Result<Gathered> {
-    let mut look = Look { map: &dataset.map, depth, env, out: Gathered::default() };
+    let mut look = Look { map: &dataset.map, depth, memory: config.memory, env, out: Gathered::default() };
     env.monitor.phase(&format!("looking at {}", dataset.name), None);
     match &dataset.source {
         Source::Paths { roots, include, exclude, exclude_caches, one_file_system } => {
@@ -75,6 +75,8 @@ fn globs(patterns: &[EntryPattern]) -> Result<PathGlobs> {
 struct Look<'a> {
     map: &'a DataMap,
     depth: Depth,
+    /// Bytes that looking may take.
+    memory: u64,
     env: &'a Env,
     out: Gathered,
 }
@@ -100,7 +102,7 @@ impl Look<'_> {
         let mut facts = EntryFacts { path: entry.to_vec(), ..EntryFacts::default() };
         let naming: Vec<&Collection> = self.map.collections.iter().filter(|c| !is_path_collection(c) && c.entry.is_match(entry)).collect();
         if !naming.is_empty() || self.depth == Depth::All {
-            match look_into(entry, path, &naming, self.env) {
+            match look_into(entry, path, &naming, self.memory, self.env) {
                 Ok(Some(seen)) => facts = EntryFacts { path: entry.to_vec(), ..seen },
                 Ok(None) => {}
                 Err(e @ Error::Interrupted(_)) => return Err(e),
@@ -120,7 +122,7 @@ fn detail(e: &Error) -> String {
     }
 }
 
-fn look_into(entry: &[u8], path: &Path, naming: &[&Collection], env: &Env) -> Result<Option<EntryFacts>> {
+fn look_into(entry: &[u8], path: &Path, naming: &[&Collection], memory: u64, env: &Env) -> Result<Option<EntryFacts>> {
     let mut file = File::open(path).map_err(Error::io("read", path))?;
     let mut head = Vec::new();
     file.by_ref().take(HEAD as u64).read_to_end(&mut head).map_err(Error::io("read", path))?;
@@ -137,7 +139,7 @@ fn look_into(entry: &[u8], path: &Path, naming: &[&Collection], env: &Env) -> Re
             let plain = plain_collection()?;
             let collection = naming.first().copied().unwrap_or(&plain);
             let mut whole = head.as_slice().chain(file).take(LOOK);
-            facts.columns = columns(entry, format, collection, &mut whole, env)?;
+            facts.columns = columns(entry, format, collection, &mut whole, max_record(memory), env)?;
         }
         _ => {}
     }
@@ -159,12 +161,13 @@ fn columns(
     format: &'static dyn RecordFormat,
     collection: &Collection,
     from: &mut dyn Read,
+    max_record: usize,
     env: &Env,
 ) -> Result<Vec<String>> {
     let gear = Gear::new(&[0; 32]);
     let mut columns = Vec::new();
     let mut seen = BTreeSet::new();
-    for piece in RecordPieces::open(format, collection, from, display_path(entry), &gear, CutSizes::bytes(), MAX_RECORD)? {
+    for piece in RecordPieces::open(format, collection, from, display_path(entry), &gear, CutSizes::bytes(), max_record)? {
         env.stop.check("nothing was changed; run the same command again")?;
         let piece = piece?;
         env.monitor.advance(piece.bytes.len() as u64);

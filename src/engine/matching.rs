@@ -74,6 +74,8 @@ pub struct Matches {
 pub struct Limits {
     /// Bytes of written pages kept in memory per entry: half of what the configuration allows.
     pub overlay: usize,
+    /// Whether an edited database is checked as a whole, however large.
+    pub whole: bool,
 }
 
 /// Whether a collection's records are whole entries.
@@ -179,7 +181,15 @@ fn editor_for<'k>(
     let content = Arc::new(archive.content(entry, &view.marks)?);
     Ok(match kind {
         Serves::Sqlite => {
-            let limits = overlay::Limits { overlay: limits.overlay as u64, ..overlay::Limits::default() };
+            // The reader keeps opened chunks already, for all entries.
+            let memory = 2 * limits.overlay as u64;
+            let limits = overlay::Limits {
+                overlay: limits.overlay as u64,
+                runs: memory / 64,
+                page_cache: memory / 32,
+                always_whole: limits.whole,
+                ..overlay::Limits::default()
+            };
             Box::new(SqliteEditor::open(content, view.dataset.token_key(), limits)?)
         }
         Serves::Records(format) => {

@@ -10,6 +10,7 @@ pub mod edit;
 pub mod event;
 pub mod export;
 pub mod gate;
+pub mod held;
 pub mod identity;
 pub mod intake;
 pub mod keyexport;

@@ -1,15 +1,16 @@
-//! Sealing an edited archive as its next generation: only new pieces are stored, everything else is referred to again.
+//! Sealing an edited archive as its next generation: its new pieces are stored already, everything else is referred to again.
 
-use super::archive::OpenArchive;
-use super::edit::{ArchiveEdit, EditedPiece, Walked, edited_chunks, edited_pieces};
+use super::archive::{OpenArchive, PieceSource};
+use super::edit::{ArchiveEdit, Walked, edited_chunks, edited_pieces};
 use crate::env::Env;
-use crate::repository::entry::{ChunkRef, Entry, Role};
+use crate::repository::entry::Entry;
 use crate::repository::{ChunkWriter, Dataset, EntryListWriter, Head, Listed, TreeWriter};
 use crate::{Error, Result};
 use std::sync::Arc;
 
-/// Writes the chunks of the next generation and returns its head. The head is not stored: that is the caller's next step, after
+/// Writes the lists of the next generation and returns its head, of which `stored` is the size of the edit's own chunks. The head is not stored: that is the caller's next step, after
 /// [`ChunkWriter::finish`].
+#[allow(clippy::too_many_arguments)]
 pub fn reseal(
     archive: &OpenArchive,
     listed: &Listed,
@@ -17,10 +18,11 @@ pub fn reseal(
     dataset: &Dataset,
     writer: &ChunkWriter,
     epoch: u64,
+    stored: u64,
     env: &Env,
 ) -> Result<Head> {
     let mut list = EntryListWriter::new(writer, dataset);
-    let (mut count, mut bytes, mut stored) = (0u64, 0u64, 0u64);
+    let (mut count, mut bytes) = (0u64, 0u64);
     let len = |entry: &Entry| entry.content.as_ref().map_or(0, |t| t.len());
     edited_chunks(archive, edit, |walked| {
         env.stop.check("nothing was changed; run the same command again")?;
@@ -40,29 +42,13 @@ pub fn reseal(
             let edited = Arc::make_mut(&mut entry);
             let refs = archive.refs(edited)?;
             let mut tree = TreeWriter::new(writer);
-            let mut sealed: Vec<Option<ChunkRef>> = vec![None; change.pieces.len()];
             for piece in edited_pieces(&refs, change)? {
-                tree.push(match piece {
-                    EditedPiece::Kept(r) => r,
-                    EditedPiece::Sealed(r) => r.clone(),
-                    EditedPiece::New(i, new) => {
-                        let data = writer.add(Role::Data, &new.bytes)?;
-                        stored += data.stored;
-                        let marks = match &new.marks {
-                            Some(m) => Some(writer.add(Role::Marks, &m.encode()?)?.id),
-                            None => None,
-                        };
-                        let reference = ChunkRef { id: data.id, len: new.bytes.len() as u64, marks };
-                        if let Some(place) = sealed.get_mut(i) {
-                            *place = Some(reference.clone());
-                        }
-                        reference
-                    }
-                })?;
+                match piece.source {
+                    PieceSource::Stored(r) => tree.push(r)?,
+                    PieceSource::Fresh(_) => return Err(Error::Refused("an edit that was only tried out cannot be sealed".into())),
+                }
             }
             let tree = tree.finish()?;
-            // Set already where another archive's edit is used again.
-            let _ = change.sealed.set(sealed);
             edited.size = tree.len();
             edited.content = Some(tree);
             edited.mapped = change.mapped.clone().or(edited.mapped.take());

@@ -5,7 +5,8 @@ use crate::policy::{self, clocks::Progress};
 use crate::repository::{ArchiveId, Ledger};
 use crate::{Error, Result};
 use jiff::Timestamp;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 /// One request.
 #[derive(Debug, Clone)]
@@ -56,18 +57,18 @@ pub struct Finished {
     pub actor: String,
     /// Whether everything is done.
     pub done: bool,
-    /// Archive by archive.
-    pub archives: Vec<ArchiveOutcome>,
+    /// Archive by archive. Shared by all requests of the run: each outcome has figures of every one of them.
+    pub archives: Vec<Arc<ArchiveOutcome>>,
     /// Objects gone.
     pub gone: Verdict,
     /// "changed" or "full".
     pub scope: String,
     /// Digest of the data map and policy per dataset.
-    pub policies: BTreeMap<String, String>,
+    pub policies: Arc<BTreeMap<String, String>>,
     /// What the listing of the stores showed.
-    pub listing: StoreListing,
+    pub listing: Arc<StoreListing>,
     /// What the stores do by themselves.
-    pub storage: Vec<StorageFinding>,
+    pub storage: Arc<Vec<StorageFinding>>,
 }
 
 /// What the ledger knows about an archive.
@@ -368,8 +369,12 @@ impl State {
                     }
                     self.count(outcome.archive, &outcome.requests);
                 }
-                for (id, is_done) in done.iter().map(|d| (d, true)).chain(partial.iter().map(|p| (p, false))) {
-                    if let Some(r) = self.find(id) {
+                let archives: Vec<Arc<ArchiveOutcome>> = archives.into_iter().map(Arc::new).collect();
+                let (policies, listing, storage) = (Arc::new(policies), Arc::new(listing), Arc::new(storage));
+                let mut ended: HashMap<&str, bool> = partial.iter().map(|p| (p.as_str(), false)).collect();
+                ended.extend(done.iter().map(|d| (d.as_str(), true)));
+                for r in &mut self.requests {
+                    if let Some(is_done) = ended.get(r.id.as_str()).copied() {
                         r.clock.progress = if is_done { Progress::Done } else { Progress::Partial };
                         r.finished = Some(Finished {
                             seq,

@@ -213,7 +213,7 @@ pub struct NewPiece {
 
 /// A mapped entry of one archive, opened for finding and editing. Nothing of it touches a disk.
 ///
-/// Life: `find`/`find_text` until nothing new turns up → `apply` once → `finish`.
+/// Life: `find`/`find_text` until nothing new turns up → `apply` once → `finish_into`.
 pub trait EntryEditor {
     /// Records of `collection` whose probe values are among `wanted` (and for which the probe's `when` holds) and that no earlier call returned.
     /// Uses identity blocks where they cover the probe, and reads the entry where they do not.
@@ -233,8 +233,19 @@ pub trait EntryEditor {
     /// Records that must stay belong into `decided` too, as [`Disposition::Keep`]: an editor then knows what must not go along with others.
     fn apply(&mut self, map: &DataMap, order: &[usize], decided: &[(Found, Disposition)]) -> Result<Applied>;
 
-    /// The changed pieces, in order. Everything else stays byte for byte.
-    fn finish(self: Box<Self>) -> Result<Vec<NewPiece>>;
+    /// Hands out the changed pieces one by one, in order, and keeps none: whoever takes them stores them, so that an edit of many pieces takes
+    /// no more memory than one of a few. Everything else stays byte for byte. What was handed out before an error is to be thrown away.
+    fn finish_into(self: Box<Self>, out: &mut dyn FnMut(NewPiece) -> Result<()>) -> Result<()>;
+
+    /// All of them at once, for entries that are known to be small.
+    fn finish(self: Box<Self>) -> Result<Vec<NewPiece>> {
+        let mut pieces = Vec::new();
+        self.finish_into(&mut |piece| {
+            pieces.push(piece);
+            Ok(())
+        })?;
+        Ok(pieces)
+    }
 
     /// Whether any probe had to be answered by reading the entry, because its identity blocks did not cover it.
     fn fell_back(&self) -> bool;

@@ -35,7 +35,8 @@ pub struct RecordsEditor<'k> {
     fell_back: bool,
     missing: BTreeSet<String>,
     malformed: BTreeMap<usize, u32>,
-    changed: Option<BTreeMap<usize, Vec<u8>>>,
+    /// By piece, once decided.
+    fates: Option<BTreeMap<usize, BTreeMap<u32, Fate>>>,
 }
 
 impl<'k> RecordsEditor<'k> {
@@ -67,7 +68,7 @@ impl<'k> RecordsEditor<'k> {
             fell_back: false,
             missing: BTreeSet::new(),
             malformed: BTreeMap::new(),
-            changed: None,
+            fates: None,
         })
     }
 
@@ -91,7 +92,7 @@ impl<'k> RecordsEditor<'k> {
     }
 
     fn collection<'m>(&self, map: &'m DataMap, index: usize) -> Result<&'m Collection> {
-        if self.changed.is_some() {
+        if self.fates.is_some() {
             return Err(Error::Refused("records were asked for after the decisions had been applied".into()));
         }
         map.collections.get(index).ok_or_else(|| Error::Refused(format!("the data map has no collection number {index}")))
@@ -158,6 +159,22 @@ fn any_wanted(marks: &Marks, probe: u16, wanted: &dyn Tokens) -> bool {
 }
 
 impl RecordsEditor<'_> {
+    /// A piece as the decisions about it leave it, checked; `None` when that is as it was.
+    fn edited(&mut self, piece: usize, fates: Option<&BTreeMap<u32, Fate>>) -> Result<Option<Vec<u8>>> {
+        let Some(fates) = fates else { return Ok(None) };
+        let path = self.content.path();
+        let marks = self.marks(piece)?;
+        let old = self.piece(piece)?;
+        let edit = edit(self.format, &marks.context, &old, fates).map_err(|e| cutter::named(e, &path))?;
+        if let Some(new) = &edit.bytes {
+            no_collateral(self.format, &marks.context, &old, new, fates).map_err(|e| match e {
+                Error::Verification(detail) => Error::Verification(format!("{path}, piece {piece}: {detail}")),
+                other => cutter::named(other, &path),
+            })?;
+        }
+        Ok(edit.bytes)
+    }
+
     /// Where the context names the columns, a probe's field must be one of them.
     fn note_missing(&mut self, probe: &Probe) -> Result<()> {
         if self.content.pieces() == 0 {
@@ -270,23 +287,9 @@ impl EntryEditor for RecordsEditor<'_> {
                 Disposition::Rewrite(_) => {}
             }
         }
-        let mut changed = BTreeMap::new();
         let path = self.content.path();
-        for (piece, fates) in &fates {
-            if *piece >= self.content.pieces() {
-                return Err(Error::format(&path, "a decision was made about a piece that does not exist"));
-            }
-            let marks = self.marks(*piece)?;
-            let old = self.piece(*piece)?;
-            let edit = edit(self.format, &marks.context, &old, fates).map_err(|e| cutter::named(e, &path))?;
-            self.malformed.insert(*piece, edit.malformed);
-            if let Some(new) = edit.bytes {
-                no_collateral(self.format, &marks.context, &old, &new, fates).map_err(|e| match e {
-                    Error::Verification(detail) => Error::Verification(format!("{path}, piece {piece}: {detail}")),
-                    other => cutter::named(other, &path),
-                })?;
-                changed.insert(*piece, new);
-            }
+        if fates.keys().any(|piece| *piece >= self.content.pieces()) {
+            return Err(Error::format(&path, "a decision was made about a piece that does not exist"));
         }
         let malformed: u32 = self.malformed.values().sum();
         if malformed > 0 {
@@ -295,24 +298,26 @@ impl EntryEditor for RecordsEditor<'_> {
                 self.format.name()
             ));
         }
-        self.changed = Some(changed);
+        self.fates = Some(fates);
         Ok(applied)
     }
 
-    fn finish(self: Box<Self>) -> Result<Vec<NewPiece>> {
-        let changed = self.changed.unwrap_or_default();
-        if let Some(recut) = &self.recut {
-            return recut.put_back(&changed);
+    fn finish_into(mut self: Box<Self>, out: &mut dyn FnMut(NewPiece) -> Result<()>) -> Result<()> {
+        let fates = self.fates.take().unwrap_or_default();
+        // What is needed of these is one piece at a time, in order.
+        (self.found, self.keep) = (HashSet::new(), 0);
+        if let Some(recut) = self.recut.clone() {
+            return recut.put_back(&fates.keys().copied().collect(), &mut |part| self.edited(part, fates.get(&part)), out);
         }
         let unknown = || Error::damaged(self.content.path(), "it covers something that is no probe");
         let covers = Covers::of_keys(self.content.covers()).ok_or_else(unknown)?;
-        let mut out = Vec::new();
-        for (piece, bytes) in changed {
-            let context = self.content.marks(piece)?.ok_or_else(unknown)?;
+        for (piece, fates) in &fates {
+            let Some(bytes) = self.edited(*piece, Some(fates))? else { continue };
+            let context = self.marks(*piece)?;
             let (marks, _) = covers.block(self.format, &context.context, &bytes, self.key)?;
-            out.push(NewPiece { replaces: piece..piece + 1, bytes, marks: Some(marks) });
+            out(NewPiece { replaces: *piece..*piece + 1, bytes, marks: Some(marks) })?;
         }
-        Ok(out)
+        Ok(())
     }
 
     fn fell_back(&self) -> bool {

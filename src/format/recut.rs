@@ -83,39 +83,52 @@ impl Recut {
         self.parts.get(index).ok_or_else(|| Error::damaged(self.inner.path(), "a piece is asked for that does not exist"))
     }
 
-    /// The changed inner pieces for changed parts (by index). Each keeps its other bytes; a part that lies across pieces goes whole
-    /// into the one in which it starts.
-    pub(super) fn put_back(&self, changed: &BTreeMap<usize, Vec<u8>>) -> Result<Vec<NewPiece>> {
+    /// Hands out the changed inner pieces, in order. `decided` are the parts (by index) that something was decided about, `edit` makes such a
+    /// part's new bytes (`None`: as it was); it is asked for each once, in order. Each piece keeps its other bytes; a part that lies across
+    /// pieces goes whole into the one in which it starts.
+    pub(super) fn put_back(
+        &self,
+        decided: &BTreeSet<usize>,
+        edit: &mut dyn FnMut(usize) -> Result<Option<Vec<u8>>>,
+        out: &mut dyn FnMut(NewPiece) -> Result<()>,
+    ) -> Result<()> {
         let mut touched: BTreeSet<(usize, u64)> = BTreeSet::new();
-        for index in changed.keys() {
+        for index in decided {
             let part = self.part(*index)?;
             touched.extend(self.holding(part.start, part.end));
         }
-        let mut out = Vec::new();
+        // Parts that were made and reach into the piece at hand.
+        let mut made: BTreeMap<usize, Option<Vec<u8>>> = BTreeMap::new();
         for (index, start) in touched {
             let old = self.inner_piece(index)?;
             let end = start + old.len() as u64;
+            let first = self.parts.partition_point(|p| p.end <= start);
+            made.retain(|part, _| *part >= first);
+            for part in decided.range(first..).take_while(|p| self.parts.get(**p).is_some_and(|p| p.start < end)) {
+                if !made.contains_key(part) {
+                    made.insert(*part, edit(*part)?);
+                }
+            }
             let mut bytes = Vec::with_capacity(old.len());
-            let mut at = start;
+            let (mut at, mut changed) = (start, false);
             let copy = |bytes: &mut Vec<u8>, from: u64, to: u64| {
                 bytes.extend_from_slice(old.get((from - start) as usize..(to.max(from) - start) as usize).unwrap_or_default());
             };
-            let first = self.parts.partition_point(|p| p.end <= start);
-            for (part, new) in changed.range(first..) {
-                let part = self.part(*part)?;
-                if part.start >= end {
-                    break;
-                }
+            for (part, new) in &mut made {
+                let (part, Some(new)) = (self.part(*part)?, new) else { continue };
+                changed = true;
                 copy(&mut bytes, at, part.start.max(start));
                 if part.start >= start {
-                    bytes.extend_from_slice(new);
+                    bytes.append(new);
                 }
                 at = part.end.min(end);
             }
-            copy(&mut bytes, at, end);
-            out.push(NewPiece { replaces: index..index + 1, bytes, marks: None });
+            if changed {
+                copy(&mut bytes, at, end);
+                out(NewPiece { replaces: index..index + 1, bytes, marks: None })?;
+            }
         }
-        Ok(out)
+        Ok(())
     }
 }
 

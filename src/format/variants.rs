@@ -37,11 +37,20 @@ pub struct Hit {
     pub inside_word: bool,
 }
 
+/// Forms of more bytes than this in all are looked for by how they begin: an automaton of whole forms takes a hundred times their size while
+/// it is made.
+const MANY: usize = 128 << 10;
+
+/// How much of each form the automaton then knows, in bytes.
+const BEGINNING: usize = 12;
+
 struct Pattern {
     value: usize,
     variant: &'static str,
+    /// The whole form.
+    form: Box<[u8]>,
     /// Case matters (base64): these bytes exactly.
-    exact: Option<Vec<u8>>,
+    cased: bool,
     /// Bytes of a character, to look at the neighbours; 0 where neighbours tell nothing.
     width: usize,
     big: bool,
@@ -61,11 +70,10 @@ impl VariantSearch {
     ///
     /// Fails when there are more forms than an automaton can hold.
     pub fn new(values: &[String]) -> Result<VariantSearch> {
-        let mut patterns = Vec::new();
-        let mut bytes: Vec<Vec<u8>> = Vec::new();
+        let mut patterns: Vec<Pattern> = Vec::new();
         let mut too_short = Vec::new();
-        let mut known = HashSet::new();
         for (value, text) in values.iter().enumerate() {
+            let mut known = HashSet::new();
             let text = text.trim();
             let length = text.chars().count();
             let digits = text.bytes().all(|b| b.is_ascii_digit());
@@ -75,7 +83,7 @@ impl VariantSearch {
             }
             for (variant, form, cased) in forms(text) {
                 let folded = if cased { form.clone() } else { form.to_ascii_lowercase() };
-                if !known.insert((value, cased, folded)) {
+                if !known.insert((cased, folded)) {
                     continue;
                 }
                 let width = match variant {
@@ -86,21 +94,24 @@ impl VariantSearch {
                 patterns.push(Pattern {
                     value,
                     variant,
-                    exact: cased.then(|| form.clone()),
+                    form: form.into_boxed_slice(),
+                    cased,
                     width,
                     big: variant == "utf-16be",
                     email: text.contains('@'),
                 });
-                bytes.push(form);
             }
         }
-        let automaton = match bytes.is_empty() {
+        let all: usize = patterns.iter().map(|p| p.form.len()).sum();
+        let longest = if all > MANY { BEGINNING } else { usize::MAX };
+        let bytes = patterns.iter().map(|p| p.form.get(..longest).unwrap_or(&p.form));
+        let automaton = match patterns.is_empty() {
             true => None,
             false => Some(
                 AhoCorasick::builder()
                     .ascii_case_insensitive(true)
                     .match_kind(MatchKind::Standard)
-                    .build(&bytes)
+                    .build(bytes)
                     .map_err(|e| Error::Refused(format!("too many values to search for at once: {e}")))?,
             ),
         };
@@ -140,10 +151,11 @@ impl VariantSearch {
         let Some(automaton) = &self.automaton else { return };
         for found in automaton.find_overlapping_iter(bytes) {
             let Some(pattern) = self.patterns.get(found.pattern().as_usize()) else { continue };
-            if pattern.exact.as_ref().is_some_and(|exact| bytes.get(found.range()) != Some(exact.as_slice())) {
-                continue;
-            }
-            if !each(pattern, found.start(), found.end()) {
+            let (start, end) = (found.start(), found.start() + pattern.form.len());
+            let whole = bytes
+                .get(start..end)
+                .is_some_and(|b| if pattern.cased { *b == *pattern.form } else { b.eq_ignore_ascii_case(&pattern.form) });
+            if whole && !each(pattern, start, end) {
                 return;
             }
         }

@@ -11,8 +11,8 @@ use super::bytes::{ByteSearch, Finds};
 use super::plan::{Searched, search};
 use crate::config;
 use crate::datamap::Action;
-use crate::engine::archive::OpenArchive;
-use crate::engine::edit::{ArchiveEdit, EditedPiece, edited_entries, edited_pieces};
+use crate::engine::archive::{OpenArchive, PieceSource};
+use crate::engine::edit::{ArchiveEdit, edited_entries, edited_pieces};
 use crate::engine::event::Verdict;
 use crate::engine::matching::open_database;
 use crate::engine::session::{Session, View};
@@ -59,7 +59,8 @@ impl Checked {
 }
 
 /// Fails unless the new generation is the old one with exactly the edit applied. `new` must be read back from the store.
-pub fn no_collateral(old: &OpenArchive, new: &OpenArchive, edit: &ArchiveEdit) -> Result<()> {
+/// `read_back` are the chunks of the run that were read already.
+pub fn no_collateral(old: &OpenArchive, new: &OpenArchive, edit: &ArchiveEdit, read_back: &mut HashSet<ChunkId>) -> Result<()> {
     let differs = |path: &str| Error::Verification(format!("{path} of the new generation is not what the edit makes of the old one"));
     let mut stored = new.shared_entries();
     let mut count = 0u64;
@@ -80,14 +81,19 @@ pub fn no_collateral(old: &OpenArchive, new: &OpenArchive, edit: &ArchiveEdit) -
                     return Err(differs(&name));
                 }
                 for (r, piece) in refs.iter().zip(pieces) {
-                    let fits = match piece {
-                        EditedPiece::Kept(kept) => kept == *r,
-                        EditedPiece::New(_, piece) => *new.reader.read(&r.id, Role::Data)? == piece.bytes,
-                        // A chunk's name is a keyed hash of its bytes, and a reader hands out nothing else.
-                        EditedPiece::Sealed(sealed) => sealed == r && new.reader.read(&r.id, Role::Data)?.len() as u64 == r.len,
+                    let fits = match piece.source {
+                        // A chunk's name is a keyed hash of its bytes, and a reader hands out nothing else. Read once, for all archives.
+                        PieceSource::Stored(stored) if piece.is_new => {
+                            stored == *r && (read_back.contains(&r.id) || new.reader.read(&r.id, Role::Data)?.len() as u64 == r.len)
+                        }
+                        PieceSource::Stored(kept) => kept == *r,
+                        PieceSource::Fresh(_) => false,
                     };
                     if !fits {
                         return Err(differs(&name));
+                    }
+                    if piece.is_new {
+                        read_back.insert(r.id);
                     }
                 }
                 Ok(())
@@ -112,7 +118,7 @@ pub fn absence(
     bytes: &mut ByteSearch,
 ) -> Result<Checked> {
     let mut checked = Checked { verdict: Verdict::Pass, problems: Vec::new(), notes: Vec::new() };
-    let mut again = search(session, config, view, archive, people)?;
+    let mut again = search(session, config, view, archive, people, bytes.scope())?;
     for (entry, why) in &again.matches.failed {
         checked.problem(Verdict::Unknown, format!("{entry} could not be searched: {why}"));
     }

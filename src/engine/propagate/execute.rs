@@ -8,7 +8,7 @@ use super::{Options, People, Plan, Report, Scope, request_people};
 use crate::config;
 use crate::engine::archive::OpenArchive;
 use crate::engine::blocks::MarksCache;
-use crate::engine::edit::{ArchiveEdit, Known, Tally, apply, tally};
+use crate::engine::edit::{ArchiveEdit, Discarding, Known, Sealing, Sink, Tally, apply, tally};
 use crate::engine::event::{ArchiveOutcome, Event, Verdict};
 use crate::engine::reseal::reseal;
 use crate::engine::session::{Session, View, archive_of_key};
@@ -18,7 +18,7 @@ use crate::repository::{
     ArchiveId, ChunkIndex, ChunkWriter, DropOptions, Head, Heads, Lease, Listed, Live, WriteOptions, drop_chunks_while,
 };
 use crate::{Error, Result};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 /// An archive on its way through a run.
@@ -161,7 +161,7 @@ fn run_dataset(
             });
             work.requests.clear();
         } else {
-            prepare(session, config, &view, &people, requests, &writer, report, &mut work, &mut known)?;
+            prepare(session, config, &view, &people, requests, &writer, report, scope, &mut work, &mut known)?;
         }
         session.env.monitor.advance(1);
         works.push(work);
@@ -208,15 +208,17 @@ fn prepare(
     requests: &[&Request],
     writer: &ChunkWriter,
     report: &mut Report,
+    scope: Scope,
     work: &mut Work,
     known: &mut Known,
 ) -> Result<()> {
     let archive = view.open(&work.old.head);
-    let mut attempt = attempt(session, config, view, &archive, people, &work.requests, known);
+    let mut sealing = Sealing::new(writer);
+    let mut attempt = attempt(session, config, view, &archive, people, &work.requests, scope, known, &mut sealing);
     if attempt.as_ref().is_err_and(is_about_the_archive) && work.requests.len() > 1 {
         let mut able = Vec::new();
         for i in &work.requests {
-            match self::attempt(session, config, view, &archive, people, &[*i], &mut Known::default()) {
+            match self::attempt(session, config, view, &archive, people, &[*i], scope, &mut Known::default(), &mut Discarding) {
                 Ok(_) => able.push(*i),
                 Err(e) if is_about_the_archive(&e) => work.outcome.left.push(people.withhold(&format!("request {}: {e}", requests[*i].id))),
                 Err(e) => return Err(e),
@@ -226,10 +228,10 @@ fn prepare(
         if work.requests.is_empty() {
             return Ok(());
         }
-        attempt = self::attempt(session, config, view, &archive, people, &work.requests, known);
+        attempt = self::attempt(session, config, view, &archive, people, &work.requests, scope, known, &mut sealing);
     }
     match attempt {
-        Ok(mut done) => {
+        Ok(done) => {
             let mine: Vec<&Request> = work.requests.iter().map(|i| requests[*i]).collect();
             work.outcome.requests = named_counts(config, &mine, &done.counts);
             work.outcome.left.extend(done.left.iter().map(|t| people.withhold(t)));
@@ -241,10 +243,9 @@ fn prepare(
                 }
             }
             if !done.edit.is_empty() {
-                work.new = Some(reseal(&archive, &work.old, &done.edit, &view.dataset, writer, report.started, &session.env)?);
+                work.new =
+                    Some(reseal(&archive, &work.old, &done.edit, &view.dataset, writer, report.started, sealing.stored, &session.env)?);
             }
-            done.edit.forget_bytes();
-            known.learn(&done.edit);
             work.edit = done.edit;
         }
         Err(e) if is_about_the_archive(&e) => {
@@ -271,6 +272,7 @@ struct Attempt {
     also_known: BTreeMap<(usize, String), u64>,
 }
 
+#[allow(clippy::too_many_arguments)]
 fn attempt(
     session: &Session,
     config: &config::Dataset,
@@ -278,19 +280,22 @@ fn attempt(
     archive: &OpenArchive,
     people: &People,
     chosen: &[usize],
+    scope: Scope,
     known: &mut Known,
+    sink: &mut dyn Sink,
 ) -> Result<Attempt> {
     let people = people.only(chosen);
-    let searched = search(session, config, view, archive, &people)?;
+    let searched = search(session, config, view, archive, &people, scope)?;
     let counts = tally(&searched.matches, &searched.decided);
     let left = searched.matches.failed.iter().map(|(entry, why)| format!("{entry}: {why}")).collect();
     let mut notes: Vec<String> = Vec::new();
     notes.extend(
         searched.matches.fell_back.iter().map(|e| format!("{e}: read as a whole, since its identity blocks do not cover the data map")),
     );
-    notes.extend(searched.decided.iter().filter_map(|d| Some(format!("kept: {}", d.ground.as_ref()?))));
+    let grounds: BTreeSet<&String> = searched.decided.iter().filter_map(|d| d.ground.as_ref()).collect();
+    notes.extend(grounds.into_iter().map(|g| format!("kept: {g}")));
     let also_known = also_known(config, &people, &searched);
-    let edit = apply(&config.map, searched.bound, &searched.matches, searched.decided, known)?;
+    let edit = apply(&config.map, searched.bound, searched.matches, searched.decided, known, sink)?;
     notes.extend(edit.notes.iter().cloned());
     Ok(Attempt { edit, counts, left, notes, also_known })
 }
@@ -316,6 +321,7 @@ fn verify_and_replace(
     let stored = session.repo.heads(&config.name)?;
     let mut bytes: BTreeMap<Vec<usize>, ByteSearch> = BTreeMap::new();
     let mut remove: Vec<Listed> = Vec::new();
+    let mut read_back: HashSet<ChunkId> = HashSet::new();
     session.env.monitor.phase(&format!("verifying {}", config.name), Some(works.len() as u64));
     for work in &mut works {
         session.env.stop.check("the new generations are stored and the old ones still there; run the same command again")?;
@@ -329,7 +335,7 @@ fn verify_and_replace(
             let listed = stored.latest.iter().find(|l| l.head.archive == head.archive && l.head.generation == head.generation);
             let sound = match listed {
                 None => Err(Error::damaged(format!("generation {}", head.generation), "it cannot be read back")),
-                Some(listed) => no_collateral(&old, &view.open(&listed.head), &work.edit).map(|()| listed),
+                Some(listed) => no_collateral(&old, &view.open(&listed.head), &work.edit, &mut read_back).map(|()| listed),
             };
             match sound {
                 Ok(listed) => new = Some(listed.clone()),

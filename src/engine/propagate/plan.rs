@@ -1,6 +1,6 @@
 //! What a propagation would do: the real search and the real decisions, nothing written.
 
-use super::{Options, People, request_people};
+use super::{Options, People, Scope, request_people};
 use crate::config;
 use crate::engine::archive::OpenArchive;
 use crate::engine::decide::{Decided, Decider};
@@ -197,7 +197,7 @@ fn describe(
     people: &People,
     plan: &mut ArchivePlan,
 ) -> Result<()> {
-    match search(session, config, view, archive, people) {
+    match search(session, config, view, archive, people, Scope::Changed) {
         Ok(searched) => {
             plan.tally = tally(&searched.matches, &searched.decided);
             for d in &searched.decided {
@@ -250,16 +250,17 @@ pub fn is_made_after(state: &State, listed: &Listed, requests: &[&Request]) -> b
     })
 }
 
-/// Searches one archive for the people and decides about what is found.
+/// Searches one archive for the people and decides about what is found. With the scope [`Scope::Full`], what is then edited is checked as a whole.
 pub fn search<'k>(
     session: &Session,
     config: &config::Dataset,
     view: &'k View,
     archive: &OpenArchive,
     people: &People,
+    scope: Scope,
 ) -> Result<Searched<'k>> {
     let map = &config.map;
-    let limits = Limits { overlay: session.config.memory as usize / 2 };
+    let limits = Limits { overlay: session.config.memory as usize / 2, whole: scope == Scope::Full };
     let mut bound = bind(map, view, archive, limits, &session.env)?;
     let who: Vec<Person<'_>> = people.subjects().map(Person::Plain).collect();
     let mut wanted = Wanted::new(map, view.dataset.token_key(), &who)?;

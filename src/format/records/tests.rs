@@ -9,6 +9,7 @@ use crate::format::ndjson::NDJSON;
 use crate::format::testing::{Memory, collection, cpu_seconds, key, read, real_data};
 use crate::format::{Piece, RecordFormat};
 use proptest::prelude::*;
+use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 const LOWER: Normalize = Normalize { nfc: true, trim: true, lower: true, digits: false };
@@ -298,9 +299,70 @@ fn wrong_decisions_change_nothing() {
     let found = |record| Found { collection: 0, key: record, values: BTreeMap::new() };
     for key_of in [RecordKey::Piece(0, 99), RecordKey::Piece(99, 0), RecordKey::Row(1)] {
         let mut editor = editor(&content, &CSV, &map, &key);
-        assert!(editor.apply(&map, &[0], &[(found(key_of), Disposition::Delete)]).is_err());
-        assert!(editor.finish().unwrap().is_empty());
+        let applied = editor.apply(&map, &[0], &[(found(key_of), Disposition::Delete)]);
+        let mut pieces = 0;
+        let finished = editor.finish_into(&mut |_| {
+            pieces += 1;
+            Ok(())
+        });
+        assert!((applied.is_err() || finished.is_err()) && pieces == 0);
     }
+}
+
+/// Content that counts how many of the pieces it handed out are still held.
+struct Counting(Arc<Memory>, Mutex<Vec<std::sync::Weak<Vec<u8>>>>);
+
+impl EntryContent for Counting {
+    fn path(&self) -> String {
+        self.0.path()
+    }
+    fn pieces(&self) -> usize {
+        self.0.pieces()
+    }
+    fn piece_len(&self, index: usize) -> u64 {
+        self.0.piece_len(index)
+    }
+    fn piece(&self, index: usize) -> crate::Result<Arc<Vec<u8>>> {
+        let piece = Arc::new(self.0.piece(index)?.to_vec());
+        self.1.lock().unwrap().push(Arc::downgrade(&piece));
+        Ok(piece)
+    }
+    fn marks(&self, index: usize) -> crate::Result<Option<Arc<Marks>>> {
+        self.0.marks(index)
+    }
+    fn covers(&self) -> &[String] {
+        self.0.covers()
+    }
+    fn scrubbed(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn an_edit_of_many_pieces_holds_few_of_them_and_hands_each_on_before_it_makes_the_next() {
+    let key = key();
+    let map = map(&[&["email"]], &["email"]);
+    let content = Arc::new(Counting(Memory::mapped(&CSV, &map, &[0], people(60_000).as_bytes()), Mutex::default()));
+    let pieces = content.pieces();
+    assert!(pieces > 20, "{pieces}");
+    let mut editor = Box::new(RecordsEditor::new(content.clone(), &CSV, &map.collections[0], &key, 1 << 20).unwrap());
+    let all: Vec<String> = (0..60_000).step_by(50).map(|i| format!("user{i}@x.org")).collect();
+    let all: Vec<[&str; 1]> = all.iter().map(|e| [e.as_str()]).collect();
+    let all: Vec<&[&str]> = all.iter().map(|e| e.as_slice()).collect();
+    let found = editor.find(&map, 0, &map.collections[0].probes[0], &wanted(&key, &all)).unwrap();
+    assert_eq!(found.len(), 1200);
+    editor.apply(&map, &[0], &deletions(found)).unwrap();
+    let held = || content.1.lock().unwrap().iter().filter(|w| w.strong_count() > 0).count();
+    let (mut made, mut most, mut end) = (0, 0, 0);
+    editor
+        .finish_into(&mut |piece| {
+            (made, most) = (made + 1, most.max(held()));
+            assert!(piece.replaces.start >= end, "in order");
+            end = piece.replaces.end;
+            Ok(())
+        })
+        .unwrap();
+    assert!(made > 20 && most <= 4, "{most} of {made} pieces were held at once");
 }
 
 /// A format that takes more than it was asked to.
@@ -350,9 +412,9 @@ fn collateral_damage_is_noticed() {
         let probe = &map.collections[0].probes[0];
         let found = editor.find(&map, 0, probe, &wanted(&key, &[&["user0@x.org"], &["user2@x.org"]])).unwrap();
         let rewrite = Disposition::Rewrite(BTreeMap::from([("email".to_string(), vec![Some(NewValue::Text("gone".into()))])]));
-        let applied = editor.apply(&map, &[0], &[(found[0].clone(), Disposition::Delete), (found[1].clone(), rewrite)]);
-        assert!(matches!(applied, Err(Error::Verification(_))), "{i}: {applied:?}");
-        assert!(editor.finish().unwrap().is_empty());
+        editor.apply(&map, &[0], &[(found[0].clone(), Disposition::Delete), (found[1].clone(), rewrite)]).unwrap();
+        let finished = editor.finish_into(&mut |piece| panic!("a piece came out: {piece:?}"));
+        assert!(matches!(finished, Err(Error::Verification(_))), "{i}: {finished:?}");
     }
 }
 

@@ -2,9 +2,11 @@
 //! for, and the result checked on a fresh connection. Any error leaves the archive as it was, because nothing has left the overlay.
 
 use super::connect;
+use super::conserve::Changed;
 use super::editor::SqliteEditor;
 use super::foreign;
 use super::fulltext;
+use super::overlay::Overlay;
 use super::rows::RowShape;
 use super::schema::Table;
 use super::scrub::{Edit, scrub_written};
@@ -16,6 +18,7 @@ use crate::format::{Applied, Disposition, Found, NewValue, RecordKey};
 use crate::{Error, Result};
 use rusqlite::{Connection, params_from_iter};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 
 /// See [`crate::format::EntryEditor::apply`].
 pub(super) fn apply(editor: &mut SqliteEditor<'_>, map: &DataMap, order: &[usize], decided: &[(Found, Disposition)]) -> Result<Applied> {
@@ -31,7 +34,7 @@ pub(super) fn apply(editor: &mut SqliteEditor<'_>, map: &DataMap, order: &[usize
     let schema = std::mem::take(&mut editor.schema);
     let content = editor.content.clone();
     let allowed: BTreeSet<String> = map.collections.iter().flat_map(|c| c.triggers.iter().map(|t| t.to_ascii_lowercase())).collect();
-    let small = editor.is_small();
+    let (small, limits) = (editor.is_small(), editor.limits);
     let mut edit = Transaction {
         path: &path,
         content: &*content,
@@ -43,19 +46,28 @@ pub(super) fn apply(editor: &mut SqliteEditor<'_>, map: &DataMap, order: &[usize
         touched_fts: BTreeSet::new(),
         in_place_fts: BTreeSet::new(),
         rebuild_fts: BTreeSet::new(),
-        rewritten: Vec::new(),
-    };
-    let before = match small {
-        true => Some(foreign::violations(db.connection(), &schema).map_err(db.explain("checking foreign keys"))?),
-        false => None,
+        changed: Changed::new(),
+        untold: false,
     };
     edit.run(&mut db, &names, &work)?;
     let after = |db: &Database| -> Result<()> {
         fulltext::settle(db.connection(), &schema, &edit.touched_fts, &edit.in_place_fts)
             .map_err(|e| edit.explain(db, "rewriting full-text indexes", e))?;
         fulltext::rebuild(db.connection(), &edit.rebuild_fts).map_err(|e| edit.explain(db, "rebuilding full-text indexes", e))?;
-        if let Some(before) = &before {
-            let after = foreign::violations(db.connection(), &schema).map_err(db.explain("checking foreign keys"))?;
+        if small {
+            let failed = "checking foreign keys";
+            let mut changed: BTreeSet<String> = edit.changed.keys().cloned().collect();
+            if edit.untold {
+                changed.extend(schema.tables().map(|t| t.name.to_ascii_lowercase()));
+            }
+            let after = foreign::violations(db.connection(), &schema, &changed).map_err(db.explain(failed))?;
+            if after.is_empty() {
+                return Ok(());
+            }
+            // What was wrong before the edit is not its doing.
+            let base = Arc::new(Mutex::new(Overlay::new(content.clone(), &limits)?));
+            let base = connect::for_reading_base(&base, &limits)?;
+            let before = foreign::violations(base.connection(), &schema, &changed).map_err(base.explain(failed))?;
             if let Some(((table, _, _), _)) = after.iter().find(|(k, n)| before.get(k).is_none_or(|b| b < n)) {
                 return Err(Error::Refused(format!(
                     "{path}: rows of table {table} would refer to rows that are gone; nothing was changed"
@@ -67,7 +79,11 @@ pub(super) fn apply(editor: &mut SqliteEditor<'_>, map: &DataMap, order: &[usize
     after(&db)?;
     let mut applied = std::mem::take(&mut edit.applied);
     applied.notes.extend(SqliteEditor::notes(&edit.notes));
-    editor.rewritten = std::mem::take(&mut edit.rewritten);
+    let (changed, untold) = (std::mem::take(&mut edit.changed), edit.untold);
+    let still_there = |(table, rows): (&String, &std::collections::HashMap<i64, bool>)| {
+        rows.iter().filter(|(_, deleted)| !**deleted).map(|(row, _)| (table.clone(), *row)).collect::<Vec<_>>()
+    };
+    editor.rewritten = changed.iter().flat_map(still_there).collect();
     drop(edit);
     // The scrub works behind SQLite's cache: the connection must be gone.
     drop(db);
@@ -79,7 +95,8 @@ pub(super) fn apply(editor: &mut SqliteEditor<'_>, map: &DataMap, order: &[usize
     } else {
         applied.notes.push("the database was archived without a scrub: all of its pages are scrubbed now".into());
     }
-    check::after_edit(editor, &work, &mut applied.notes)?;
+    let told = (!untold && editor.content.scrubbed()).then_some(&changed);
+    check::after_edit(editor, &work, told, &mut applied.notes)?;
     restore_mode(editor)?;
     editor.changed = true;
     Ok(applied)

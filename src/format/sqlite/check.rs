@@ -1,6 +1,7 @@
 //! Looking at an edited database as a stranger would: on a fresh connection, after the scrub, before anything is given back.
 
 use super::apply::{exists, reopen};
+use super::conserve::{self, Changed};
 use super::editor::{SqliteEditor, is_missing_extension};
 use super::overlay::Overlay;
 use super::pages::{Btree, Kind};
@@ -13,8 +14,15 @@ use rusqlite::Connection;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-/// Fails unless the database is whole and the deleted rows are gone.
-pub(super) fn after_edit(editor: &SqliteEditor<'_>, work: &BTreeMap<String, Work>, notes: &mut Vec<String>) -> Result<()> {
+/// Fails unless the database is whole and the deleted rows are gone. `changed`: every row that changed, where that is known and the database
+/// had been scrubbed before the edit. Then what was written is checked against what was there before ([`conserve`]), which finds what
+/// SQLite's own check of everything would; where it is not known, small databases are checked as a whole.
+pub(super) fn after_edit(
+    editor: &SqliteEditor<'_>,
+    work: &BTreeMap<String, Work>,
+    changed: Option<&Changed>,
+    notes: &mut Vec<String>,
+) -> Result<()> {
     let path = editor.path();
     let broken = |what: String| Error::Verification(format!("{path}: after the edit, {what}; nothing was changed"));
     parse_written(editor)?;
@@ -27,6 +35,20 @@ pub(super) fn after_edit(editor: &SqliteEditor<'_>, work: &BTreeMap<String, Work
                 return Err(broken(format!("a deleted row of table {} is still there", table.name)));
             }
         }
+    }
+    let conserved = match changed {
+        Some(changed) => {
+            let overlay = editor.overlay();
+            let applies = conserve::applies(&overlay.header()?, &editor.schema, changed);
+            // The connection reads through the same lock.
+            drop(overlay);
+            applies && conserve::run(editor, db.connection(), changed)?
+        }
+        None => false,
+    };
+    if conserved && !editor.limits.always_whole {
+        notes.push("checked: every written page against what was there before, row by row and entry by entry".into());
+        return Ok(());
     }
     if !editor.is_small() {
         notes.push("checked: every written page (the database is too large to be checked as a whole each time)".into());

@@ -373,13 +373,8 @@ impl EntryEditor for SqliteEditor<'_> {
         apply::apply(self, map, order, decided)
     }
 
-    fn finish(self: Box<Self>) -> Result<Vec<NewPiece>> {
-        let mut pieces = Vec::new();
-        self.finish_into(&mut |piece| {
-            pieces.push(piece);
-            Ok(())
-        })?;
-        Ok(pieces)
+    fn finish_into(self: Box<Self>, out: &mut dyn FnMut(NewPiece) -> Result<()>) -> Result<()> {
+        emit::emit(*self, out)
     }
 
     fn fell_back(&self) -> bool {
@@ -392,12 +387,6 @@ impl EntryEditor for SqliteEditor<'_> {
 }
 
 impl SqliteEditor<'_> {
-    /// Like [`EntryEditor::finish`], but hands the pieces over one by one, so that scrubbing a large database that was never scrubbed
-    /// takes no more memory than one run.
-    pub fn finish_into(self, out: &mut dyn FnMut(NewPiece) -> Result<()>) -> Result<()> {
-        emit::emit(self, out)
-    }
-
     /// For messages.
     pub(super) fn path(&self) -> String {
         self.content.path()
@@ -405,7 +394,7 @@ impl SqliteEditor<'_> {
 
     /// Rows and pages of a database up to this size are checked as a whole.
     pub(super) fn is_small(&self) -> bool {
-        self.overlay().len() <= self.limits.whole_check
+        self.limits.always_whole || self.overlay().len() <= self.limits.whole_check
     }
 
     /// Notes by kind, for [`Applied::notes`].

@@ -234,10 +234,14 @@ pub enum NewReference {
 /// Tables that it cannot check are left out.
 pub type Violations = BTreeMap<(String, Option<i64>, i64), u64>;
 
-/// All [`Violations`] there are.
-pub fn violations(db: &Connection, schema: &Schema) -> rusqlite::Result<Violations> {
+/// All [`Violations`] that a change of these tables (lower case) can have made.
+pub fn violations(db: &Connection, schema: &Schema, changed: &BTreeSet<String>) -> rusqlite::Result<Violations> {
     let mut out = BTreeMap::new();
-    for table in schema.tables().filter(|t| !t.foreign_keys.is_empty()) {
+    let concerned = |t: &&Table| {
+        let is_changed = |name: &str| changed.contains(&name.to_ascii_lowercase());
+        !t.foreign_keys.is_empty() && (is_changed(&t.name) || t.foreign_keys.iter().any(|k| is_changed(&k.parent)))
+    };
+    for table in schema.tables().filter(concerned) {
         let mut check = || -> rusqlite::Result<()> {
             let mut statement = db.prepare("SELECT rowid, fkid FROM pragma_foreign_key_check(?1)")?;
             let mut rows = statement.query([&table.name])?;

@@ -17,6 +17,7 @@
 mod apply;
 mod check;
 mod connect;
+mod conserve;
 pub mod editor;
 mod emit;
 mod foreign;
@@ -31,7 +32,7 @@ mod rows;
 pub mod schema;
 pub mod scrub;
 pub mod snapshot;
-mod spool;
+pub mod spool;
 mod text;
 mod transaction;
 pub mod vfs;

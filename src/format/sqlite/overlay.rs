@@ -19,13 +19,15 @@ pub struct Limits {
     pub runs: u64,
     /// SQLite's page cache.
     pub page_cache: u64,
-    /// Databases up to this size are checked as a whole after an edit; of larger ones, what was written.
+    /// Databases up to this size are checked as a whole after an edit where what was written cannot be checked against what was there before.
     pub whole_check: u64,
+    /// Databases are checked as a whole after each edit, however large.
+    pub always_whole: bool,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { overlay: 128 << 20, runs: 32 << 20, page_cache: 16 << 20, whole_check: 64 << 20 }
+        Limits { overlay: 128 << 20, runs: 32 << 20, page_cache: 16 << 20, whole_check: 64 << 20, always_whole: false }
     }
 }
 
@@ -145,18 +147,19 @@ impl Overlay {
         Ok(run)
     }
 
-    fn read_base(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+    /// Archived bytes, of which those from `visible` on count as zero.
+    fn read_base(&self, offset: u64, buf: &mut [u8], visible: u64) -> Result<()> {
         let mut at = 0;
         while at < buf.len() {
             let position = offset + at as u64;
             let rest = buf.get_mut(at..).unwrap_or_default();
-            if position >= self.visible {
+            if position >= visible {
                 rest.fill(0);
                 break;
             }
             let run = self.open_run((position / RUN as u64) as usize)?;
             let from = run.get((position % RUN as u64) as usize..).unwrap_or_default();
-            let n = from.len().min(rest.len()).min((self.visible - position) as usize);
+            let n = from.len().min(rest.len()).min((visible - position) as usize);
             if n == 0 {
                 return Err(Error::damaged(self.path(), "a run is shorter than it should be"));
             }
@@ -177,7 +180,7 @@ impl Overlay {
             let to = buf.get_mut(at..at + n).unwrap_or_default();
             match self.written.get(&self.number(position)) {
                 Some(page) => to.iter_mut().zip(page.iter().skip(inside)).for_each(|(to, from)| *to = *from),
-                None => self.read_base(position, to)?,
+                None => self.read_base(position, to, self.visible)?,
             }
             at += n;
         }
@@ -198,6 +201,24 @@ impl Overlay {
         }
         self.written.insert(no, page);
         Ok(())
+    }
+}
+
+/// The database as archived, whatever was written since.
+pub struct Archived<'a>(pub &'a Overlay);
+
+impl Image for Archived<'_> {
+    fn path(&self) -> String {
+        self.0.path()
+    }
+    fn len(&self) -> u64 {
+        self.0.base_len()
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        if offset + buf.len() as u64 > self.0.base_len {
+            return Err(Error::format(self.path(), "ends early"));
+        }
+        self.0.read_base(offset, buf, self.0.base_len)
     }
 }
 

@@ -367,7 +367,7 @@ fn copy(path: &Path, file: &File, size: u64, wal: bool, options: &Options<'_>) -
         // Still inside the read transaction that `steps` has begun for the last step: what the file says now is what was copied.
         let mut spool = spool.lock().unwrap_or_else(PoisonError::into_inner);
         let mut head = [0; HEADER];
-        if !wal && file.read_exact_at(&mut head, 0).is_ok() && spool.len() > 0 {
+        if !wal && file.read_exact_at(&mut head, 0).is_ok() && !spool.is_empty() {
             keep_header(&mut spool, &head)?;
         }
     }
@@ -376,7 +376,7 @@ fn copy(path: &Path, file: &File, size: u64, wal: bool, options: &Options<'_>) -
         .ok_or_else(|| refuse(path, "its snapshot is still in use"))?
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
-    if wal && spool.len() > 0 {
+    if wal && !spool.is_empty() {
         // The copy itself has no log, but the database says of itself that it wants one.
         spool.write(18, &[2, 2])?;
     }

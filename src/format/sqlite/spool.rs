@@ -48,6 +48,11 @@ impl Spool {
         self.len
     }
 
+    /// Whether nothing was written.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Reads from anywhere within the length; what was never written is zero.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let mut at = 0;

@@ -1,6 +1,7 @@
 //! The transaction of an edit: new values, deletions, foreign keys, full-text indexes, triggers, samples; and the accounting that every
 //! row which changed was meant to.
 
+use super::conserve::Changed;
 use super::editor::is_missing_extension;
 use super::foreign::{self, NewReference, Reference, Unlink};
 use super::fulltext::{self, Follower};
@@ -29,7 +30,7 @@ pub(super) struct Work {
 }
 
 /// Rows that SQLite reported as changed, by table (lower case).
-type Log = Arc<Mutex<HashMap<String, HashMap<i64, bool>>>>;
+type Log = Arc<Mutex<Changed>>;
 
 /// A table that must be there.
 pub(super) fn table_of<'s>(schema: &'s Schema, name: &str) -> Result<&'s Table> {
@@ -48,8 +49,10 @@ pub(super) struct Transaction<'a> {
     pub(super) touched_fts: BTreeSet<String>,
     pub(super) in_place_fts: BTreeSet<String>,
     pub(super) rebuild_fts: BTreeSet<String>,
-    /// Rows that changed and are still there, by table (lower case).
-    pub(super) rewritten: Vec<(String, i64)>,
+    /// Every row that changed.
+    pub(super) changed: Changed,
+    /// Whether rows changed that the log does not tell of: samples of keys, triggers' own, rows without ids.
+    pub(super) untold: bool,
 }
 
 impl<'a> Transaction<'a> {
@@ -87,16 +90,18 @@ impl<'a> Transaction<'a> {
             }))
             .map_err(Error::sqlite("watching the edit"))?;
         let triggers = self.begin(db, names)?;
-        let mut expected: HashMap<String, HashMap<i64, bool>> = HashMap::new();
+        let mut expected: Changed = HashMap::new();
         self.rewrite(db, names, work, &mut expected)?;
         self.delete(db, names, work, &mut expected)?;
         self.statistics(db, &expected)?;
         self.account(&log, &expected, !triggers.is_empty() || self.uses_triggers(names))?;
         self.end(db, &triggers)?;
-        let log = std::mem::take(&mut *log.lock().unwrap_or_else(PoisonError::into_inner));
-        for (table, rows) in log {
-            self.rewritten.extend(rows.into_iter().filter(|(_, deleted)| !deleted).map(|(row, _)| (table.clone(), row)));
+        self.changed = std::mem::take(&mut *log.lock().unwrap_or_else(PoisonError::into_inner));
+        // Of tables without row ids nothing is logged; they are among those expected.
+        for table in expected.into_keys() {
+            self.changed.entry(table).or_default();
         }
+        self.untold |= !triggers.is_empty() || self.uses_triggers(names) || !self.touched_fts.is_empty() || !self.rebuild_fts.is_empty();
         db.connection_mut().update_hook(None::<fn(Action, &str, &str, i64)>).map_err(Error::sqlite("watching the edit"))
     }
 
@@ -193,13 +198,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// New values, table by table, children first.
-    fn rewrite(
-        &mut self,
-        db: &Database,
-        names: &[String],
-        work: &BTreeMap<String, Work>,
-        expected: &mut HashMap<String, HashMap<i64, bool>>,
-    ) -> Result<()> {
+    fn rewrite(&mut self, db: &Database, names: &[String], work: &BTreeMap<String, Work>, expected: &mut Changed) -> Result<()> {
         for name in names {
             let Some(w) = work.get(name).filter(|w| !w.updates.is_empty()) else { continue };
             let (table, shape) = self.shape(name)?;
@@ -335,13 +334,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// Lets them follow the rewritten keys.
-    fn let_follow(
-        &mut self,
-        db: &Database,
-        table: &Table,
-        dependents: &[Dependent<'_>],
-        expected: &mut HashMap<String, HashMap<i64, bool>>,
-    ) -> Result<()> {
+    fn let_follow(&mut self, db: &Database, table: &Table, dependents: &[Dependent<'_>], expected: &mut Changed) -> Result<()> {
         for d in dependents {
             let doing = format!("following rewritten keys of table {}", table.name);
             let mut values = Vec::new();
@@ -364,13 +357,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// Deletions, with everything that foreign keys hang on them.
-    fn delete(
-        &mut self,
-        db: &Database,
-        names: &[String],
-        work: &BTreeMap<String, Work>,
-        expected: &mut HashMap<String, HashMap<i64, bool>>,
-    ) -> Result<()> {
+    fn delete(&mut self, db: &Database, names: &[String], work: &BTreeMap<String, Work>, expected: &mut Changed) -> Result<()> {
         let gone: BTreeMap<String, BTreeSet<RecordKey>> =
             work.iter().map(|(t, w)| (t.clone(), w.deletes.keys().cloned().collect())).collect();
         if gone.values().all(BTreeSet::is_empty) {
@@ -430,7 +417,7 @@ impl<'a> Transaction<'a> {
         db: &Database,
         name: &str,
         rows: &BTreeMap<RecordKey, BTreeMap<String, Unlink>>,
-        expected: &mut HashMap<String, HashMap<i64, bool>>,
+        expected: &mut Changed,
     ) -> Result<()> {
         let (table, shape) = self.shape(name)?;
         let mut followers = self.followers(db, table)?;
@@ -451,13 +438,7 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    fn expect<'k>(
-        &self,
-        expected: &mut HashMap<String, HashMap<i64, bool>>,
-        table: &Table,
-        keys: impl Iterator<Item = &'k RecordKey>,
-        deleted: bool,
-    ) {
+    fn expect<'k>(&self, expected: &mut Changed, table: &Table, keys: impl Iterator<Item = &'k RecordKey>, deleted: bool) {
         let rows = expected.entry(table.name.to_ascii_lowercase()).or_default();
         for key in keys {
             if let RecordKey::Row(id) = key {
@@ -467,7 +448,7 @@ impl<'a> Transaction<'a> {
     }
 
     /// Samples of index keys that `ANALYZE` took are copies of values.
-    fn statistics(&mut self, db: &Database, expected: &HashMap<String, HashMap<i64, bool>>) -> Result<()> {
+    fn statistics(&mut self, db: &Database, expected: &Changed) -> Result<()> {
         let c = db.connection();
         let run = || -> rusqlite::Result<u64> {
             let mut n = 0;
@@ -482,12 +463,13 @@ impl<'a> Transaction<'a> {
             Ok(n)
         };
         let n = run().map_err(|e| self.explain(db, "deleting samples of index keys", e))?;
+        self.untold |= n > 0;
         self.note("samples of index keys deleted (ANALYZE makes new ones)".into(), n);
         Ok(())
     }
 
     /// Compares what SQLite says it changed with what was meant to change.
-    fn account(&mut self, log: &Log, expected: &HashMap<String, HashMap<i64, bool>>, triggers: bool) -> Result<()> {
+    fn account(&mut self, log: &Log, expected: &Changed, triggers: bool) -> Result<()> {
         let log = log.lock().unwrap_or_else(PoisonError::into_inner);
         let empty = HashMap::new();
         for (name, rows) in log.iter() {

@@ -611,7 +611,7 @@ fn a_damaged_run_is_reported_as_what_it_is() {
         for run in 0..archived.runs.len() {
             let content = Arc::new(Broken(archived.clone(), run, panics));
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| -> Result<usize> {
-                let mut editor = SqliteEditor::open(content, &key, Limits::default())?;
+                let mut editor = SqliteEditor::open(content, &key, Limits { always_whole: true, ..Limits::default() })?;
                 let found = editor.find(&m, 0, &m.collections[0].probes[0], &wanted(&key, &["mail19999"]))?;
                 editor.apply(&m, &[0], &delete_all(found))?;
                 Ok(Box::new(editor).finish()?.len())

@@ -1,0 +1,557 @@
+//! What an edit wrote, compared with what was there before, cell by cell: a check that costs what the edit touched, whatever the size of the
+//! database, and that says more about it than SQLite's own check, which knows only the database as it is now.
+//!
+//! Pages that were not written are as they were, and the database as archived was whole. So it is whole again when, over the written pages,
+//! - **references balance**: every page that something referred to is referred to once, as before; new pages once, cut-off ones not at all
+//!   (children, overflow chains, freelist);
+//! - **cells are conserved**: a row or index entry that vanished is of a row that was to change, one that appeared is of a row that was to be
+//!   rewritten, and each deleted row vanished once from its table and once from each of its indexes;
+//! - **overflow pages** have changed only where rows that were to be rewritten continue;
+//! - **pages hold together**: rows ascend and lie where a search from the root arrives, entries that stay keep their order, bytes add up.
+//!
+//! SQLite's order of index keys across pages is trusted: nothing of ours moves a cell.
+
+use super::editor::SqliteEditor;
+use super::overlay::{Archived, Overlay};
+use super::owners::Owners;
+use super::pages::{Bad, Btree, Cell, HEADER, Header, Kind, be16, be32, trunk, varint};
+use super::record::{Spans, chain, decode, locate};
+use super::schema::{Schema, TableKind};
+use super::scrub::for_freelist;
+use super::{Image, read_page};
+use crate::datamap::Value;
+use crate::{Error, Result};
+use rusqlite::Connection;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// Rows that an edit changed, by table (lower case): whether each was deleted (or is still there).
+pub(super) type Changed = HashMap<String, HashMap<i64, bool>>;
+
+/// Whether this check can tell: not where pages move by themselves, rows have no ids, or an index of another kind follows the rows.
+pub(super) fn applies(header: &Header, schema: &Schema, changed: &Changed) -> bool {
+    let plain = |name: &String| schema.table(name).is_some_and(|t| t.kind == TableKind::Rowid && t.full_text.is_none() && t.root > 1);
+    !header.auto_vacuum && header.pages < 1 << 25 && !changed.is_empty() && changed.keys().all(plain)
+}
+
+/// Bytes of the header that an edit changes: log mode, change counter, pages, freelist, who wrote it last.
+const MOVES: [std::ops::Range<usize>; 3] = [18..20, 24..40, 92..100];
+
+/// How often each row id may have vanished from all tables, and from all indexes, over those that appeared.
+#[derive(Default, Clone, Copy)]
+struct Due {
+    /// Tables from which it was deleted.
+    deleted: i64,
+    /// Tables in which it was to change and stay.
+    rewritten: i64,
+    /// Fewest entries of indexes that went for good.
+    fewest: i64,
+    /// Most of them.
+    most: i64,
+}
+
+fn due(db: &Connection, changed: &Changed) -> rusqlite::Result<HashMap<i64, Due>> {
+    let mut out: HashMap<i64, Due> = HashMap::new();
+    let mut list = db.prepare("SELECT count(*), coalesce(sum(partial), 0) FROM pragma_index_list(?1)")?;
+    for (table, rows) in changed {
+        let (all, partial): (i64, i64) = list.query_row([table], |r| Ok((r.get(0)?, r.get(1)?)))?;
+        for (row, deleted) in rows {
+            let due = out.entry(*row).or_default();
+            if *deleted {
+                due.deleted += 1;
+                due.fewest += all - partial;
+                due.most += all;
+            } else {
+                due.rewritten += 1;
+                due.fewest -= partial;
+                due.most += partial;
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// What a page is, as far as it matters here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    Tree,
+    Trunk,
+    Overflow,
+    /// Free, a lock page, or not there at all.
+    Nothing,
+}
+
+/// One side: the database before the edit, or after it.
+struct Side<'a> {
+    image: &'a dyn Image,
+    header: Header,
+    free: BTreeMap<u32, bool>,
+    tree: Btree,
+    page: Vec<u8>,
+}
+
+impl<'a> Side<'a> {
+    fn new(image: &'a dyn Image) -> Result<Side<'a>> {
+        let header = image.header()?;
+        let mut free = BTreeMap::new();
+        for_freelist(image, &header, &mut |no, is_trunk| match free.insert(no, is_trunk) {
+            None => Ok(()),
+            Some(_) => Err(Bad { page: no, what: "listed twice in the freelist" }),
+        })?;
+        let page = vec![0; header.page];
+        Ok(Side { image, header, free, tree: Btree::default(), page })
+    }
+
+    /// Reads and parses a page. Below 2^25 pages an overflow page begins with a byte that no b-tree page begins with.
+    fn open(&mut self, no: u32) -> Result<Sort> {
+        if no < 1 || no > self.header.pages || no == self.header.lock_page() {
+            return Ok(Sort::Nothing);
+        }
+        read_page(self.image, &self.header, no, &mut self.page)?;
+        match self.free.get(&no) {
+            Some(true) => return Ok(Sort::Trunk),
+            Some(false) => return Ok(Sort::Nothing),
+            None => {}
+        }
+        if no > 1 && self.page.first().and_then(|b| Kind::of(*b)).is_none() {
+            return Ok(Sort::Overflow);
+        }
+        self.tree.parse(&self.page, no, &self.header).map_err(|b| b.at(&self.image.path()))?;
+        Ok(Sort::Tree)
+    }
+
+    /// The pages that the page opened last refers to.
+    fn refers(&self, no: u32, sort: Sort) -> Result<Vec<u32>> {
+        let mut out = Vec::new();
+        match sort {
+            Sort::Tree => {
+                out.extend(&self.tree.children);
+                out.extend(self.tree.cells.iter().map(|c| c.overflow).filter(|o| *o != 0));
+            }
+            Sort::Trunk => {
+                let (next, leaves) = trunk(&self.page, no, &self.header).map_err(|b| b.at(&self.image.path()))?;
+                out.extend(leaves);
+                out.extend((next != 0).then_some(next));
+            }
+            Sort::Overflow => out.extend(be32(&self.page, 0).filter(|next| *next != 0)),
+            Sort::Nothing => {}
+        }
+        if no == 1 && self.header.free_head != 0 {
+            out.push(self.header.free_head);
+        }
+        Ok(out)
+    }
+
+    /// A cell apart from where it lies: a row's or an index entry's bytes on the page, its length and where it goes on. `None` for what
+    /// only separates rows.
+    fn cell(&self, cell: &Cell) -> Option<[u8; 16]> {
+        if self.tree.kind() == Some(Kind::TableInterior) {
+            return None;
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&[u8::from(self.tree.kind().is_some_and(Kind::is_table))]);
+        hasher.update(&cell.rowid.to_le_bytes()).update(&cell.len.to_le_bytes()).update(&cell.overflow.to_le_bytes());
+        hasher.update(self.page.get(cell.payload as usize..(cell.payload + cell.local) as usize)?);
+        hasher.finalize().as_bytes().first_chunk().copied()
+    }
+
+    /// The row that a cell of the page opened last is of: an index entry ends with it.
+    fn row(&self, no: u32, cell: &Cell) -> Result<Option<i64>> {
+        if self.tree.kind().is_some_and(Kind::is_table) {
+            return Ok(Some(cell.rowid));
+        }
+        let mut spans = Spans::new();
+        let head = locate(self.image, &self.header, (no, &self.page), cell, &[0], &mut spans)?;
+        let mut at = 0;
+        let end = varint(&head, &mut at).unwrap_or(0) as usize;
+        let mut columns = 0usize;
+        while at < end && varint(&head, &mut at).is_some() {
+            columns += 1;
+        }
+        let Some(last) = columns.checked_sub(1) else { return Ok(None) };
+        let payload = locate(self.image, &self.header, (no, &self.page), cell, &[last], &mut spans)?;
+        Ok(match spans.first().copied().flatten().map(|span| decode(&payload, span, self.header.encoding)) {
+            Some(Value::Integer(row)) => Some(row),
+            _ => None,
+        })
+    }
+
+    /// The pages on which a cell goes on.
+    fn goes_on(&self, cell: &Cell, out: &mut BTreeSet<u32>) -> Result<()> {
+        chain(self.image, &self.header, cell.overflow, cell.spilled(), &mut |no, _| match out.insert(no) {
+            true => Ok(()),
+            false => Err(Bad { page: no, what: "an overflow chain is used twice" }),
+        })
+    }
+}
+
+/// A cell that is on one side only.
+struct Moved {
+    delta: i64,
+    is_row: bool,
+    row: Option<i64>,
+}
+
+/// Runs the check on an edited database; `true` when it could tell.
+pub(super) fn run(editor: &SqliteEditor<'_>, db: &Connection, changed: &Changed) -> Result<bool> {
+    // The connection reads under the overlay's lock.
+    let due = due(db, changed).map_err(Error::sqlite("counting indexes"))?;
+    check(&editor.overlay(), &editor.schema, changed, due).map(|()| true)
+}
+
+/// Fails unless the edit changed exactly what it was to change. See the module for what that says, and [`applies`] for when it can be said.
+/// `due` comes from [`due`].
+fn check(overlay: &Overlay, schema: &Schema, changed: &Changed, due: HashMap<i64, Due>) -> Result<()> {
+    let path = overlay.path();
+    let broken = |what: String| Error::Verification(format!("{path}: after the edit, {what}; nothing was changed"));
+    let archived = Archived(overlay);
+    let (mut before, mut after) = (Side::new(&archived)?, Side::new(overlay)?);
+    let (was, is) = (first_page(&before)?, first_page(&after)?);
+    if let Some(at) = (0..HEADER).filter(|at| !MOVES.iter().any(|m| m.contains(at))).find(|at| was.get(*at) != is.get(*at)) {
+        return Err(broken(format!("byte {at} of the header changed")));
+    }
+    if be32(&is, 36) != u32::try_from(after.free.len()).ok() {
+        return Err(broken("the freelist is not as long as the database says".into()));
+    }
+    let pages = (before.header.pages, after.header.pages);
+    // Pages that were cut off refer to nothing any more.
+    let mut written = overlay.written();
+    written.extend(pages.1 + 1..=pages.0);
+
+    let mut references: HashMap<u32, i64> = HashMap::new();
+    let mut cells: HashMap<[u8; 16], Moved> = HashMap::new();
+    let mut rewritten: BTreeSet<u32> = BTreeSet::new();
+    let mut chains: BTreeSet<u32> = BTreeSet::new();
+    let mut owners = Owners::default();
+    for no in written.iter().copied() {
+        let (was, is) = (before.open(no)?, after.open(no)?);
+        for (side, sort, n) in [(&before, was, -1), (&after, is, 1)] {
+            for page in side.refers(no, sort)? {
+                *references.entry(page).or_default() += n;
+            }
+        }
+        if is == Sort::Overflow && (was != Sort::Overflow || before.page != after.page) {
+            rewritten.insert(no);
+        }
+        if is == Sort::Tree {
+            adds_up(&after.tree, &after.page, no, &after.header).map_err(|b| b.at(&path))?;
+            in_place(&mut owners, overlay, &after, no, schema, changed)?;
+            separated(&after, no, (was == Sort::Tree).then_some(&before.tree))?;
+        }
+        // What stays on its page is no news.
+        let mut here: HashMap<[u8; 16], i64> = HashMap::new();
+        let mut order: Vec<[u8; 16]> = Vec::new();
+        if was == Sort::Tree {
+            for id in before.tree.cells.iter().filter_map(|c| before.cell(c)) {
+                *here.entry(id).or_default() -= 1;
+                order.push(id);
+            }
+        }
+        if is == Sort::Tree {
+            let mut place = 0;
+            for id in after.tree.cells.iter().filter_map(|c| after.cell(c)) {
+                if here.contains_key(&id) && was == Sort::Tree && before.tree.kind() == after.tree.kind() {
+                    match order.iter().skip(place).position(|o| *o == id) {
+                        Some(n) => place += n + 1,
+                        None => return Err(broken(format!("cells of page {no} have another order"))),
+                    }
+                }
+                *here.entry(id).or_default() += 1;
+            }
+        }
+        for (side, sort, sign) in [(&before, was, -1), (&after, is, 1)] {
+            if sort != Sort::Tree {
+                continue;
+            }
+            for cell in &side.tree.cells {
+                let Some(id) = side.cell(cell).filter(|id| here.get(id).is_some_and(|n| n.signum() == sign)) else { continue };
+                here.entry(id).and_modify(|n| *n -= sign);
+                let row = side.row(no, cell)?;
+                let is_row = side.tree.kind().is_some_and(Kind::is_table);
+                let moved = cells.entry(id).or_insert(Moved { delta: 0, is_row, row });
+                moved.delta += sign;
+            }
+        }
+    }
+    for (page, n) in &references {
+        let wanted = match *page {
+            page if page > pages.0 && page <= pages.1 => 1,
+            page if page > pages.1 && page <= pages.0 => -1,
+            _ => 0,
+        };
+        if *n != wanted {
+            return Err(broken(format!("page {page} is referred to {} times more than before", n - wanted)));
+        }
+    }
+    let grown = (pages.0 + 1..=pages.1).filter(|p| *p != after.header.lock_page());
+    if let Some(page) = grown.clone().find(|p| !references.contains_key(p) || !written.contains(p)) {
+        return Err(broken(format!("nothing refers to page {page}")));
+    }
+
+    // By row id: vanished over appeared, in tables and in indexes.
+    let mut sums: HashMap<i64, (i64, i64)> = HashMap::new();
+    cells.retain(|_, m| m.delta != 0);
+    for moved in cells.values() {
+        let what = if moved.is_row { "row" } else { "index entry" };
+        let due = moved.row.and_then(|row| due.get(&row)).copied().unwrap_or_default();
+        match (moved.delta > 0, due.rewritten > 0, due.deleted > 0) {
+            (true, true, _) | (false, true, _) | (false, _, true) => {}
+            (true, ..) => return Err(broken(format!("there is a {what} that nothing had decided about"))),
+            (false, ..) => return Err(broken(format!("a {what} is gone that nothing had decided about"))),
+        }
+        let sum = sums.entry(moved.row.unwrap_or_default()).or_default();
+        *(if moved.is_row { &mut sum.0 } else { &mut sum.1 }) -= moved.delta;
+    }
+    for (row, due) in &due {
+        let (rows, entries) = sums.get(row).copied().unwrap_or_default();
+        if rows != due.deleted || entries < due.fewest || entries > due.most {
+            return Err(broken(format!(
+                "{rows} rows and {entries} index entries are gone where {} rows with {} to {} entries were to go",
+                due.deleted, due.fewest, due.most
+            )));
+        }
+    }
+
+    // What goes on elsewhere: only that of rows that changed.
+    if rewritten.is_empty() {
+        return Ok(());
+    }
+    for no in written.iter().copied() {
+        if after.open(no)? == Sort::Tree {
+            for cell in after.tree.cells.iter().filter(|c| c.overflow != 0) {
+                if after.cell(cell).and_then(|id| cells.get(&id)).is_some_and(|m| m.delta > 0) {
+                    after.goes_on(cell, &mut chains)?;
+                }
+            }
+        }
+    }
+    if rewritten.iter().all(|no| chains.contains(no)) {
+        return Ok(());
+    }
+    // A row that was overwritten where it lies may be as it was on its own page.
+    for (table, rows) in changed {
+        let Some(table) = schema.table(table) else { continue };
+        for row in rows.iter().filter(|(_, deleted)| !**deleted).map(|(row, _)| *row) {
+            let Some(no) = owners.locate(overlay, &after.header, table.root, row)? else { continue };
+            if after.open(no)? == Sort::Tree
+                && let Some(cell) = after.tree.cells.iter().find(|c| c.rowid == row && c.overflow != 0 && !chains.contains(&c.overflow))
+            {
+                after.goes_on(cell, &mut chains)?;
+            }
+        }
+    }
+    match rewritten.iter().find(|no| !chains.contains(no)) {
+        Some(no) => Err(broken(format!("page {no} changed, on which nothing goes on that was to change"))),
+        None => Ok(()),
+    }
+}
+
+fn first_page(side: &Side<'_>) -> Result<Vec<u8>> {
+    let mut page = vec![0; side.header.page];
+    read_page(side.image, &side.header, 1, &mut page)?;
+    Ok(page)
+}
+
+/// Rows ascend, and a search from the root of one of the tables arrives at this page for the first and for the last of them.
+fn in_place(owners: &mut Owners, overlay: &Overlay, side: &Side<'_>, no: u32, schema: &Schema, changed: &Changed) -> Result<()> {
+    let bad = |what| Bad { page: no, what }.at(&overlay.path());
+    if !side.tree.kind().is_some_and(Kind::is_table) {
+        return Ok(());
+    }
+    if side.tree.cells.windows(2).any(|w| matches!(w, [a, b] if a.rowid >= b.rowid)) {
+        return Err(bad("its rows do not ascend"));
+    }
+    let (Some(first), Some(last)) = (side.tree.cells.first(), side.tree.cells.last()) else { return Ok(()) };
+    if side.tree.kind() != Some(Kind::TableLeaf) {
+        return Ok(());
+    }
+    let own = changed.keys().filter_map(|name| schema.table(name));
+    let mut roots = own.chain(schema.tables()).map(|t| t.root).filter(|root| *root > 0).chain([1]);
+    for root in &mut roots {
+        if owners.locate(overlay, &side.header, root, first.rowid)? == Some(no) {
+            return match owners.locate(overlay, &side.header, root, last.rowid)? == Some(no) {
+                true => Ok(()),
+                false => Err(bad("its last row is not where it is searched for")),
+            };
+        }
+    }
+    // Tables of SQLite's own that the schema does not list.
+    Err(bad("its first row is not where it is searched for"))
+}
+
+/// Children of an inner page of a table with the row ids between which theirs lie: above the first, up to the second.
+fn bounds(tree: &Btree) -> impl Iterator<Item = (u32, Option<i64>, Option<i64>)> {
+    let lowest = std::iter::once(None).chain(tree.cells.iter().map(|c| Some(c.rowid)));
+    let highest = tree.cells.iter().map(|c| Some(c.rowid)).chain([None]);
+    tree.children.iter().copied().zip(lowest.zip(highest)).map(|(child, (low, high))| (child, low, high))
+}
+
+/// Rows of the children of an inner page lie between its separators; looked at where these are others than before.
+fn separated(side: &Side<'_>, no: u32, before: Option<&Btree>) -> Result<()> {
+    if side.tree.kind() != Some(Kind::TableInterior) {
+        return Ok(());
+    }
+    let known: BTreeSet<_> = before.filter(|t| t.kind() == side.tree.kind()).into_iter().flat_map(bounds).collect();
+    let (mut tree, mut page) = (Btree::default(), vec![0; side.header.page]);
+    let mut kind = None;
+    for (child, low, high) in bounds(&side.tree).filter(|b| !known.contains(b)) {
+        let bad = |what| Bad { page: no, what }.at(&side.image.path());
+        if child < 1 || child > side.header.pages {
+            return Err(bad("has a child that does not exist"));
+        }
+        read_page(side.image, &side.header, child, &mut page)?;
+        tree.parse(&page, child, &side.header).map_err(|b| b.at(&side.image.path()))?;
+        let fits = tree.cells.iter().all(|c| low.is_none_or(|low| low < c.rowid) && high.is_none_or(|high| c.rowid <= high));
+        if !fits || !tree.kind().is_some_and(Kind::is_table) || *kind.get_or_insert(tree.kind()) != tree.kind() {
+            return Err(bad("the rows below it do not lie between its separators"));
+        }
+    }
+    Ok(())
+}
+
+/// Every byte of a page is a cell's, free, or a fragment, and as many are fragments as the page says.
+fn adds_up(tree: &Btree, page: &[u8], no: u32, header: &Header) -> std::result::Result<(), Bad> {
+    let bad = |what| Bad { page: no, what };
+    let at = if no == 1 { HEADER } else { 0 };
+    let word = |at: usize| be16(page, at).ok_or(bad("shorter than a page"));
+    let start = match word(at + 5)? {
+        0 => 65_536,
+        n => n,
+    };
+    let used: usize = tree.cells.iter().map(|c| ((c.end - c.start) as usize).max(4)).sum();
+    let (mut free, mut block) = (0, word(at + 1)?);
+    while block != 0 {
+        free += word(block + 2)?;
+        block = word(block)?;
+    }
+    let fragments = usize::from(page.get(at + 7).copied().unwrap_or(0));
+    match start + used + free + fragments == header.usable && tree.cells.iter().all(|c| c.start as usize >= start) {
+        true => Ok(()),
+        false => Err(bad("its bytes do not add up")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Archived as Content, build, collection, delete_all, key, map, probe, temp, wanted};
+    use super::super::{connect, overlay, scrub::Edit};
+    use super::*;
+    use crate::format::EntryEditor;
+
+    const SQL: &str = "PRAGMA page_size = 1024;
+        CREATE TABLE customer(id INTEGER PRIMARY KEY, email TEXT UNIQUE, name TEXT, note TEXT);
+        CREATE TABLE orders(id INTEGER PRIMARY KEY, email TEXT, what TEXT);
+        CREATE INDEX orders_email ON orders(email); CREATE INDEX orders_some ON orders(what) WHERE id % 2 = 0;
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1500)
+            INSERT INTO customer SELECT i, 'user' || i || '@x.org', 'name ' || i, CASE i % 7 WHEN 0 THEN hex(randomblob(1500)) END FROM n;
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000)
+            INSERT INTO orders SELECT i, 'user' || (i % 500 + 1) || '@x.org', 'thing ' || (i * 7919 % 4000) FROM n;
+        DELETE FROM customer WHERE id % 31 = 0;";
+
+    fn edited() -> (tempfile::TempDir, std::sync::Arc<Content>, crate::datamap::DataMap) {
+        let dir = temp();
+        let image = build(dir.path(), SQL);
+        let map = map(vec![
+            collection("customer", &["email"], vec![probe(&["email"])]),
+            collection("orders", &["email"], vec![probe(&["email"])]),
+        ]);
+        let content = Content::of(&image, &map);
+        (dir, content, map)
+    }
+
+    /// A database from which a few people went, before its pieces are given back; and which rows changed.
+    fn erase<'k>(
+        content: &std::sync::Arc<Content>,
+        map: &crate::datamap::DataMap,
+        key: &'k crate::datamap::TokenKey,
+    ) -> (SqliteEditor<'k>, Changed) {
+        let mut editor = SqliteEditor::open(content.clone(), key, overlay::Limits::default()).unwrap();
+        let people: Vec<String> = (0..40).map(|i| format!("user{}@x.org", i * 7 + 7)).collect();
+        let people: Vec<&str> = people.iter().map(String::as_str).collect();
+        let mut found = editor.find(map, 0, &map.collections[0].probes[0], &wanted(key, &people)).unwrap();
+        found.extend(editor.find(map, 1, &map.collections[1].probes[0], &wanted(key, &people)).unwrap());
+        let mut changed = Changed::new();
+        for f in &found {
+            let crate::format::RecordKey::Row(row) = f.key else { panic!("a row") };
+            changed.entry(["customer", "orders"][f.collection].into()).or_default().insert(row, true);
+        }
+        assert!(changed["orders"].len() > 200 && changed["customer"].len() > 30);
+        let applied = editor.apply(map, &[1, 0], &delete_all(found)).unwrap();
+        assert!(applied.notes.iter().any(|n| n.contains("row by row")), "{:?}", applied.notes);
+        (editor, changed)
+    }
+
+    fn conserved(editor: &SqliteEditor<'_>, changed: &Changed) -> Result<bool> {
+        let db = connect::for_reading(&editor.overlay, &editor.limits)?;
+        run(editor, db.connection(), changed)
+    }
+
+    /// SQLite's own check of everything.
+    fn whole(editor: &SqliteEditor<'_>) -> bool {
+        let Ok(db) = connect::for_reading(&editor.overlay, &editor.limits) else { return false };
+        db.connection().query_row("PRAGMA integrity_check(1)", [], |r| r.get::<_, String>(0)).is_ok_and(|t| t == "ok")
+    }
+
+    #[test]
+    fn whatever_sqlites_check_of_everything_finds_on_a_written_page_this_one_finds() {
+        let (_dir, content, map) = edited();
+        let key = key();
+        let (editor, changed) = erase(&content, &map, &key);
+        assert!(whole(&editor) && conserved(&editor, &changed).unwrap());
+        let written: Vec<u32> = editor.overlay().written().into_iter().collect();
+        let header = editor.overlay().header().unwrap();
+        let mut seed = 1u64;
+        let mut chance = |below: usize| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) as usize % below
+        };
+        let (mut theirs, mut ours) = (0, 0);
+        for round in 0..300 {
+            let no = written[chance(written.len())];
+            let mut page = vec![0; header.page];
+            read_page(&*editor.overlay(), &header, no, &mut page).unwrap();
+            let good = page.clone();
+            // Half of them where pages say how they are made.
+            let at = if round % 2 == 0 { chance(40) + if no == 1 { 100 } else { 0 } } else { chance(page.len()) };
+            match chance(4) {
+                0 => page[at] ^= 1 << chance(8),
+                1 => page[at] = chance(256) as u8,
+                2 => page[at..].iter_mut().take(8).for_each(|b| *b = 0),
+                _ => {
+                    let from = chance(page.len() - 4);
+                    let four: Vec<u8> = page[from..from + 4].to_vec();
+                    page[at.min(header.page - 4)..][..4].copy_from_slice(&four);
+                }
+            }
+            editor.overlay().write_page(no, &page).unwrap();
+            let (is_whole, is_conserved) = (whole(&editor), conserved(&editor, &changed).is_ok());
+            assert!(is_whole || !is_conserved, "round {round}: byte {at} of page {no}, which SQLite finds and this check does not");
+            theirs += u32::from(!is_whole);
+            ours += u32::from(!is_conserved);
+            editor.overlay().write_page(no, &good).unwrap();
+        }
+        assert!(theirs > 80 && ours > theirs, "{theirs} found by SQLite, {ours} here");
+        assert!(conserved(&editor, &changed).unwrap());
+    }
+
+    #[test]
+    fn a_row_that_goes_or_changes_beyond_what_was_decided_is_noticed_where_sqlite_sees_nothing_wrong() {
+        for sql in [
+            "DELETE FROM customer WHERE id = 1400",
+            "DELETE FROM customer WHERE id = 700",
+            "UPDATE customer SET name = 'other' WHERE id = 3",
+            "UPDATE customer SET note = 'other' WHERE id = 1400",
+            "UPDATE orders SET email = 'z@x.org' WHERE id = 3999",
+            "INSERT INTO orders VALUES(NULL, 'z@x.org', 'more')",
+            "CREATE TABLE more(a)",
+            "DROP INDEX orders_some",
+            "PRAGMA user_version = 7",
+        ] {
+            let (_dir, content, map) = edited();
+            let key = key();
+            let (editor, changed) = erase(&content, &map, &key);
+            connect::for_edit(&editor.overlay, &editor.limits, false).unwrap().connection().execute_batch(sql).unwrap();
+            assert!(whole(&editor), "{sql}");
+            assert!(conserved(&editor, &changed).is_err(), "{sql}");
+        }
+    }
+}
