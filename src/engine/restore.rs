@@ -354,7 +354,7 @@ fn write_batch(session: &Session, out: &Outgoing, target: &Target, parts: &[Part
                 stored.push(part);
                 ids.push((r.id, Role::Data));
             }
-            PieceSource::Fresh(plain) => put(part, plain)?,
+            PieceSource::Fresh(held) => put(part, &held.bytes()?)?,
         }
     }
     out.archive.reader.each(&ids, |n, plain| match stored.get(n) {

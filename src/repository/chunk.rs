@@ -10,34 +10,48 @@ use std::cell::RefCell;
 use std::io;
 
 thread_local! {
-    static COMPRESSOR: RefCell<Option<(Way, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
+    /// One for short and one for long pieces, since a thread gets both.
+    static COMPRESSORS: RefCell<[Option<(Way, zstd::bulk::Compressor<'static>)>; 2]> = const { RefCell::new([None, None]) };
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
-/// How a chunk is compressed.
+/// How a chunk is compressed: zstd's level, and parameters of our own instead of the level's.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Way {
     level: i32,
-    tuned: bool,
+    own: Option<Own>,
 }
 
-/// Up to here, in bytes, the parameters of level 3 are our own.
+/// A single table of hashes, and the shortest match that is looked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Own {
+    hash_log: u32,
+    min_match: u32,
+}
+
+/// Up to here, in bytes, a chunk is a piece of records or a run of pages.
 const SMALL: usize = 128 << 10;
 
 impl Way {
-    /// zstd's own parameters for its level 3 are made for long inputs. For records and pages of 64 KiB, matches of four bytes in one small
-    /// table are both faster by a third and smaller by two hundredths (`docs/performance.md` has the command that shows it).
+    /// zstd's own parameters for its level 3 are made for long inputs and two tables. On pieces of 64 KiB a single table that fits into
+    /// the first cache is faster by a third or more and as small; on longer ones as well, with longer matches (`docs/performance.md`
+    /// has the commands that show it).
     fn of(len: usize, level: i32) -> Way {
-        Way { level, tuned: level == 3 && len <= SMALL }
+        let own = match level {
+            3 if len <= SMALL => Some(Own { hash_log: 14, min_match: 5 }),
+            3 => Some(Own { hash_log: 16, min_match: 6 }),
+            _ => None,
+        };
+        Way { level, own }
     }
 
     fn compressor(self) -> io::Result<zstd::bulk::Compressor<'static>> {
         use zstd::zstd_safe::{CParameter, Strategy};
         let mut compressor = zstd::bulk::Compressor::new(self.level)?;
-        if self.tuned {
+        if let Some(own) = self.own {
             compressor.set_parameter(CParameter::Strategy(Strategy::ZSTD_fast))?;
-            compressor.set_parameter(CParameter::HashLog(15))?;
-            compressor.set_parameter(CParameter::MinMatch(4))?;
+            compressor.set_parameter(CParameter::HashLog(own.hash_log))?;
+            compressor.set_parameter(CParameter::MinMatch(own.min_match))?;
         }
         Ok(compressor)
     }
@@ -45,7 +59,8 @@ impl Way {
 
 /// A zstd frame with the length in its front, or the bytes themselves where that is not longer.
 pub fn compress(bytes: &[u8], level: i32) -> Result<(Codec, Vec<u8>)> {
-    let frame = COMPRESSOR.with_borrow_mut(|slot| -> io::Result<Vec<u8>> {
+    let frame = COMPRESSORS.with_borrow_mut(|[short, long]| -> io::Result<Vec<u8>> {
+        let slot = if bytes.len() <= SMALL { short } else { long };
         let way = Way::of(bytes.len(), level);
         let compressor = match slot {
             Some((at, compressor)) if *at == way => compressor,
