@@ -10,6 +10,7 @@ use crate::engine::event::{ArchiveOutcome, Counts};
 use crate::engine::propagate::{self, ArchivePlan, DatasetPlan, Options, Plan, Report, Scope};
 use crate::engine::session::{Session, Traffic};
 use crate::engine::state::Request;
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -357,12 +358,30 @@ fn sum(a: &ArchiveOutcome, request: Option<&str>) -> Counts {
 }
 
 /// For scripts: per request and archive.
-pub fn object(report: &Report, plan: &Plan, scope: Scope) -> Value {
-    let requests: Vec<Value> = plan.requests.iter().map(|r| request_object(report, r)).collect();
-    json!({
-        "requests": requests,
-        "waiting": waiting_object(&plan.waiting),
-        "propagation": {
+#[derive(Serialize)]
+struct Output<'a> {
+    requests: Requests<'a>,
+    waiting: Value,
+    propagation: Value,
+}
+
+/// One after the other: what a thousand requests did in thirty archives is large.
+struct Requests<'a> {
+    report: &'a Report,
+    plan: &'a Plan,
+}
+
+impl Serialize for Requests<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        to.collect_seq(self.plan.requests.iter().map(|r| request_object(self.report, r)))
+    }
+}
+
+fn object<'a>(report: &'a Report, plan: &'a Plan, scope: Scope) -> Output<'a> {
+    Output {
+        requests: Requests { report, plan },
+        waiting: waiting_object(&plan.waiting),
+        propagation: json!({
             "ledger_entry": report.started,
             "skipped_waiting": plan.skipped_waiting,
             "scope": scope.to_string(),
@@ -377,8 +396,8 @@ pub fn object(report: &Report, plan: &Plan, scope: Scope) -> Value {
                 "delete_markers": report.listing.delete_markers, "left": report.listing.left,
             },
             "locked": locked_json(&report.listing.locked),
-        },
-    })
+        }),
+    }
 }
 
 fn request_object(report: &Report, request: &Request) -> Value {

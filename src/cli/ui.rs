@@ -4,6 +4,7 @@
 use super::progress::Progress;
 use crate::env::Monitor;
 use crate::{Error, Result};
+use serde::Serialize;
 use serde_json::Value;
 use std::io::{self, BufWriter, Stdout, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,6 +32,16 @@ impl Out {
             return;
         }
         let written = self.stdout.write_all(text.as_bytes()).and_then(|()| self.stdout.write_all(b"\n"));
+        self.keep(written);
+    }
+
+    /// As it is made: the object of a thousand requests is never in memory as a whole.
+    fn write_json(&mut self, value: &impl Serialize) {
+        if self.gone || self.failed.is_some() {
+            return;
+        }
+        let written = serde_json::to_writer_pretty(&mut self.stdout, value).map_err(io::Error::from);
+        let written = written.and_then(|()| self.stdout.write_all(b"\n"));
         self.keep(written);
     }
 
@@ -85,15 +96,16 @@ impl Ui {
     }
 
     /// The one object of `--json`.
-    pub fn object(&self, value: &Value) {
+    pub fn object(&self, value: &impl Serialize) {
         if self.json {
             self.verbatim(value);
         }
     }
 
     /// An object that is the result itself, with or without `--json`.
-    pub fn verbatim(&self, value: &Value) {
-        self.write(&serde_json::to_string_pretty(value).unwrap_or_else(|_| value.to_string()));
+    pub fn verbatim(&self, value: &impl Serialize) {
+        self.progress.clear();
+        self.out.lock().unwrap_or_else(PoisonError::into_inner).write_json(value);
     }
 
     /// Text that is the result itself (a script), with no regard to what is in it.
