@@ -22,8 +22,8 @@ use super::archive::PieceSource;
 const BATCH: u64 = 8 << 20;
 /// The same where each request has a price: what lies together in a pack is most of what is read.
 const FAR_BATCH: u64 = 32 << 20;
-/// Pieces in a batch.
-const PIECES: usize = 8192;
+/// Pieces in a batch: making small files takes longer than reading them, and all workers should.
+const PIECES: usize = 1024;
 /// Files of more than one piece that are open at the same time, all workers together.
 const OPEN: usize = 512;
 

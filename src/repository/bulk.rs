@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub(super) const GAP: u64 = 64 << 10;
 /// No single read is longer, in bytes.
 pub(super) const RUN: u64 = 4 << 20;
+/// The same over a network: services keep objects in blocks of some MiB, and read all of a block of which they send a part.
+const FAR_RUN: u64 = 8 << 20;
 
 /// Chunks that one thread reads before it looks for more.
 const BATCH: usize = 128;
@@ -24,8 +26,8 @@ thread_local! {
     static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Splits what was found, sorted by place, into runs that are read at once.
-pub(super) fn runs<'a, 'f, T>(wanted: &'a [T], found: impl Fn(&T) -> &Found<'f> + Copy) -> impl Iterator<Item = &'a [T]>
+/// Splits what was found, sorted by place, into runs of at most `longest` bytes that are read at once.
+pub(super) fn runs<'a, 'f, T>(wanted: &'a [T], longest: u64, found: impl Fn(&T) -> &Found<'f> + Copy) -> impl Iterator<Item = &'a [T]>
 where
     'f: 'a,
 {
@@ -34,7 +36,7 @@ where
         let first = rest.first()?;
         let start = u64::from(found(first).row.offset);
         let joins = |a: &Found<'_>, b: &Found<'_>| {
-            b.pack == a.pack && u64::from(b.row.offset).saturating_sub(end(a)) <= GAP && end(b).saturating_sub(start) <= RUN
+            b.pack == a.pack && u64::from(b.row.offset).saturating_sub(end(a)) <= GAP && end(b).saturating_sub(start) <= longest
         };
         let n = 1 + rest.windows(2).take_while(|w| matches!(w, [a, b] if joins(found(a), found(b)))).count();
         let (run, after) = rest.split_at(n.min(rest.len()));
@@ -60,7 +62,8 @@ impl ChunkReader {
             }
         }
         wanted.sort_by_key(|(f, n)| (f.pack, f.row.offset, *n));
-        for run in runs(&wanted, |(f, _)| f) {
+        let longest = if self.repository().location().data.requests().is_some() { FAR_RUN } else { RUN };
+        for run in runs(&wanted, longest, |(f, _)| f) {
             let (Some((first, _)), Some((last, _))) = (run.first(), run.last()) else { break };
             let start = u64::from(first.row.offset);
             let key = pack_key(self.dataset().name(), &first.pack);

@@ -1,7 +1,7 @@
 //! Chunks out: fetched by range, opened, decompressed within their known length, and checked against their id, so that what a
 //! reader hands out is what was backed up or nothing. A bounded cache serves the tops of trees and the pages of databases.
 
-use super::bulk::{end, runs};
+use super::bulk::{RUN, end, runs};
 use super::dataset::Dataset;
 use super::entry::{ChunkId, Entry, Role};
 use super::index::{ChunkIndex, Found};
@@ -186,7 +186,7 @@ impl ChunkReader {
         }
         wanted.sort_by_key(|f| (f.pack, f.row.offset));
         wanted.dedup_by_key(|f| (f.pack, f.row.offset));
-        for run in runs(&wanted, |f| f) {
+        for run in runs(&wanted, RUN, |f| f) {
             let (Some(first), Some(last)) = (run.first(), run.last()) else { break };
             let start = u64::from(first.row.offset);
             let key = pack_key(self.dataset.name(), &first.pack);

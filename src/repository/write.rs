@@ -1,6 +1,6 @@
 //! Chunks in: deduplicated, compressed, sealed under a key of their own and spread over the open packs at random (so that a
 //! pack's neighbours do not tell which file is which). A full pack goes to a thread that stores it and then its key sheet (to one
-//! of three where a network is in between); the queue is bounded, so memory is `open_packs + 3` packs, or two more, however much is written.
+//! of two where a network is in between); the queue is bounded, so memory is `open_packs + 3` packs, or one more, however much is written.
 
 use super::dataset::Dataset;
 use super::entry::{ChunkId, Role};
@@ -316,9 +316,9 @@ impl Drop for ChunkWriter {
     }
 }
 
-/// Threads that store packs: a folder is as fast as one of them, a network has its round trips.
+/// Threads that store packs: a folder is as fast as one of them, a network has its round trips (and each pack goes in parts, at the same time).
 fn senders(store: &dyn Store) -> usize {
-    if store.requests().is_some() { store.parallel().min(3) } else { 1 }
+    if store.requests().is_some() { 2 } else { 1 }
 }
 
 /// A storing thread: pack, then its sheet. After a failure it only empties the queue, so that nobody waits forever.

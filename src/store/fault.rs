@@ -141,6 +141,9 @@ impl Store for Counting {
     fn inspect(&self) -> Vec<Finding> {
         self.inner.inspect()
     }
+    fn parallel(&self) -> usize {
+        self.inner.parallel()
+    }
     fn requests(&self) -> Option<Requests> {
         self.inner.requests()
     }
@@ -262,6 +265,9 @@ impl Store for Faulty {
     }
     fn inspect(&self) -> Vec<Finding> {
         self.inner.inspect()
+    }
+    fn parallel(&self) -> usize {
+        self.inner.parallel()
     }
     fn requests(&self) -> Option<Requests> {
         self.inner.requests()
