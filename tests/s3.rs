@@ -4,6 +4,9 @@
 //! `scripts/s3-server run cargo test --test s3` brings a server; without one these tests say loudly that they are skipped. What requests
 //! that go wrong do is tested without a server, in `src/engine/remote_test.rs`.
 
+mod common;
+
+use common::weed::server;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -29,17 +32,6 @@ const DATASET: &str = r#"
         on_erase: delete
         fields: {Email: {identity: email, normalize: [trim, nfc, lower]}}
 "#;
-
-/// Where the server is, and one of its buckets.
-fn server(variable: &str) -> Option<(String, String)> {
-    match (std::env::var("RESEAL_TEST_S3_ENDPOINT"), std::env::var(variable)) {
-        (Ok(endpoint), Ok(bucket)) => Some((endpoint, bucket)),
-        _ => {
-            eprintln!("!!!!!!!! SKIPPED: RESEAL_TEST_S3_ENDPOINT or {variable} is not set; scripts/s3-server run … sets them !!!!!!!!");
-            None
-        }
-    }
-}
 
 struct Place {
     dir: tempfile::TempDir,

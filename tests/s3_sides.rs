@@ -7,7 +7,7 @@ mod common;
 
 use common::shop::{self, DUE, OPENED, Ran, Shop, Tree, differs_from_live, knows_the_erased, night_time, scratch};
 use common::tree;
-use common::weed::{self, Weed};
+use common::weed::{self, Weed, server};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -15,16 +15,6 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-
-fn server(variable: &str) -> Option<(String, String)> {
-    match (std::env::var("RESEAL_TEST_S3_ENDPOINT"), std::env::var(variable)) {
-        (Ok(endpoint), Ok(bucket)) => Some((endpoint, bucket)),
-        _ => {
-            eprintln!("!!!!!!!! SKIPPED: RESEAL_TEST_S3_ENDPOINT or {variable} is not set; scripts/s3-server run … sets them !!!!!!!!");
-            None
-        }
-    }
-}
 
 /// A shop in buckets; the names of what it is told to use begin apart from each other.
 struct Place {

@@ -1,6 +1,5 @@
 //! Restoring an archive into a directory, through the gate: folders first, file pieces in parallel, in the order in which
-//! they are stored, straight into place, links and folder
-//! metadata last. `--path` reads only what it needs.
+//! they are stored, straight into place, links and folder metadata last. `--path` reads only what it needs.
 
 use super::edit::{edited_entries, piece_sources};
 use super::event::Event;
@@ -283,7 +282,7 @@ pub fn write(session: &Session, out: &Outgoing, to: &Path, options: &Options) ->
             });
         }
         drop(queue);
-        let most_bytes = if session.repo.location().data.requests().is_some() { FAR_BATCH } else { BATCH };
+        let most_bytes = if session.repo.location().data.is_remote() { FAR_BATCH } else { BATCH };
         let mut batches = Batches { jobs, parts: Vec::new(), bytes: 0, files: 0, most_bytes, most_files: (OPEN / workers).max(1) };
         let walked = selected(out, &selection, |entry, pieces| {
             session.env.stop.check("what was restored so far is incomplete; empty the target and run the same command again")?;

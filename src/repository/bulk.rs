@@ -62,7 +62,7 @@ impl ChunkReader {
             }
         }
         wanted.sort_by_key(|(f, n)| (f.pack, f.row.offset, *n));
-        let longest = if self.repository().location().data.requests().is_some() { FAR_RUN } else { RUN };
+        let longest = if self.repository().location().data.is_remote() { FAR_RUN } else { RUN };
         for run in runs(&wanted, longest, |(f, _)| f) {
             let (Some((first, _)), Some((last, _))) = (run.first(), run.last()) else { break };
             let start = u64::from(first.row.offset);
@@ -75,16 +75,15 @@ impl ChunkReader {
                 let (here, after) = rest.split_at(same.min(rest.len()));
                 rest = after;
                 let from = (u64::from(found.row.offset) - start) as usize;
-                let Some(sealed) = bytes.get_mut(from..from + found.row.stored as usize) else {
-                    here.iter().try_for_each(|(_, n)| self.one(&found.row.id, found.row.role, &mut |read| take(*n, read)))?;
-                    continue;
-                };
-                let dataset = self.dataset();
                 ROOM.with_borrow_mut(|room| {
-                    match chunk::open_in_place(self.repository().id(), dataset, &found.pack, found.row, sealed, room) {
-                        Ok(plain) => here.iter().try_for_each(|(_, n)| take(*n, Ok(plain))),
-                        Err(_) => here.iter().try_for_each(|(_, n)| self.one(&found.row.id, found.row.role, &mut |read| take(*n, read))),
-                    }
+                    let sealed = bytes.get_mut(from..from + found.row.stored as usize);
+                    let opened = sealed.and_then(|sealed| {
+                        chunk::open_in_place(self.repository().id(), self.dataset(), &found.pack, found.row, sealed, room).ok()
+                    });
+                    here.iter().try_for_each(|(_, n)| match opened {
+                        Some(plain) => take(*n, Ok(plain)),
+                        None => self.one(&found.row.id, found.row.role, &mut |read| take(*n, read)),
+                    })
                 })?;
             }
         }

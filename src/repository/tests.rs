@@ -249,16 +249,22 @@ fn generations_are_told_apart_and_a_damaged_head_hides_no_other() {
     assert_eq!((heads.latest.len(), heads.damaged.len()), (1, 2));
 }
 
+/// An archive of files with these contents, and a reader whose requests are counted.
+fn counted(t: &Fixture, contents: &[Vec<u8>]) -> (Arc<Counting>, ChunkReader) {
+    put_archive(t, 1, &contents.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    let counting = Arc::new(Counting::new(t.data.clone()));
+    let repo = Arc::new(Repository::open(Location::single(counting.clone()), &secret(), &t.env).unwrap());
+    let dataset = repo.dataset("d").unwrap().unwrap();
+    let reader = ChunkReader::new(&repo, &dataset, repo.index(&dataset).unwrap(), 1 << 20);
+    (counting, reader)
+}
+
 #[test]
 fn prefetching_brings_neighbours_with_one_read() {
     let t = fixture();
     let contents: Vec<Vec<u8>> = (0..60).map(|n| bytes(n, 2000)).collect();
-    put_archive(&t, 1, &contents.iter().map(Vec::as_slice).collect::<Vec<_>>());
-    let counting = Arc::new(Counting::new(t.data.clone()));
-    let repo = Arc::new(Repository::open(Location::single(counting.clone()), &secret(), &t.env).unwrap());
-    let dataset = repo.dataset("d").unwrap().unwrap();
-    let index = repo.index(&dataset).unwrap();
-    let reader = ChunkReader::new(&repo, &dataset, index.clone(), 1 << 20);
+    let (counting, reader) = counted(&t, &contents);
+    let (dataset, index) = (reader.dataset().clone(), reader.index().clone());
     let ids: Vec<(ChunkId, Role)> = contents.iter().map(|c| (dataset.chunk_id(c), Role::Data)).collect();
     let before = counting.counts().ranges;
     reader.prefetch(&ids);
@@ -267,7 +273,7 @@ fn prefetching_brings_neighbours_with_one_read() {
         assert_eq!(*reader.read(id, *role).unwrap(), *content);
     }
     assert!(counting.counts().ranges - before <= index.packs().len() as u64);
-    let tiny = ChunkReader::new(&repo, &dataset, index, 5000);
+    let tiny = ChunkReader::new(reader.repository(), &dataset, index, 5000);
     tiny.prefetch(&ids);
     ids.iter().for_each(|(id, role)| drop(tiny.read(id, *role).unwrap()));
     assert_eq!(*tiny.read(&ids[3].0, Role::Data).unwrap(), contents[3]);
@@ -278,12 +284,8 @@ fn many_chunks_are_handed_out_each_as_often_as_it_is_asked_for_and_the_damaged_o
     let t = fixture();
     // Some compress, some do not, and all sizes are odd.
     let contents: Vec<Vec<u8>> = (0..80).map(|n| if n % 3 == 0 { vec![n as u8; 3001] } else { bytes(n, 1000 + n as usize) }).collect();
-    put_archive(&t, 1, &contents.iter().map(Vec::as_slice).collect::<Vec<_>>());
-    let counting = Arc::new(Counting::new(t.data.clone()));
-    let repo = Arc::new(Repository::open(Location::single(counting.clone()), &secret(), &t.env).unwrap());
-    let dataset = repo.dataset("d").unwrap().unwrap();
-    let index = repo.index(&dataset).unwrap();
-    let reader = ChunkReader::new(&repo, &dataset, index.clone(), 1 << 20);
+    let (counting, reader) = counted(&t, &contents);
+    let (dataset, index) = (reader.dataset().clone(), reader.index().clone());
     let mut ids: Vec<(ChunkId, Role)> = contents.iter().map(|c| (dataset.chunk_id(c), Role::Data)).collect();
     ids.push(ids[5]);
     ids.push((ChunkId([7; 32]), Role::Data));

@@ -318,7 +318,7 @@ impl Drop for ChunkWriter {
 
 /// Threads that store packs: a folder is as fast as one of them, a network has its round trips (and each pack goes in parts, at the same time).
 fn senders(store: &dyn Store) -> usize {
-    if store.requests().is_some() { 2 } else { 1 }
+    if store.is_remote() { 2 } else { 1 }
 }
 
 /// A storing thread: pack, then its sheet. After a failure it only empties the queue, so that nobody waits forever.

@@ -228,6 +228,10 @@ pub trait Store: Send + Sync {
     fn requests(&self) -> Option<Requests> {
         None
     }
+    /// Whether there is a service, so that each request has its price.
+    fn is_remote(&self) -> bool {
+        self.requests().is_some()
+    }
 }
 
 fn until_when(until: &Option<jiff::Timestamp>) -> String {

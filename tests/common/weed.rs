@@ -121,3 +121,14 @@ impl Drop for Weed {
         self.kill();
     }
 }
+
+/// Where the server of `scripts/s3-server run` is, and one of its buckets; or a loud word that the test is skipped.
+pub fn server(variable: &str) -> Option<(String, String)> {
+    match (std::env::var("RESEAL_TEST_S3_ENDPOINT"), std::env::var(variable)) {
+        (Ok(endpoint), Ok(bucket)) => Some((endpoint, bucket)),
+        _ => {
+            eprintln!("!!!!!!!! SKIPPED: RESEAL_TEST_S3_ENDPOINT or {variable} is not set; scripts/s3-server run … sets them !!!!!!!!");
+            None
+        }
+    }
+}
