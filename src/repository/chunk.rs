@@ -38,8 +38,8 @@ impl Way {
     /// has the commands that show it).
     fn of(len: usize, level: i32) -> Way {
         let own = match level {
-            3 if len <= SMALL => Some(Own { hash_log: 14, min_match: 5 }),
-            3 => Some(Own { hash_log: 16, min_match: 6 }),
+            3 if len <= SMALL => Some(Own { hash_log: 14, min_match: 6 }),
+            3 => Some(Own { hash_log: 15, min_match: 6 }),
             _ => None,
         };
         Way { level, own }

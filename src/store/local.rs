@@ -5,6 +5,7 @@
 //! `O_EXCL|O_NOFOLLOW` → write → fsync → rename → fsync of the directory, and every path is walked segment by segment with
 //! `O_NOFOLLOW` from a directory handle that is opened once.
 
+use super::direct;
 use super::process::{Alive, ProcessId};
 use super::{Object, Store, StoreError, StoreResult, Wiped, check_key};
 use crate::crash;
@@ -137,11 +138,22 @@ impl LocalStore {
         let name = format!("{TMP}{}-{namespace}-{pid}-{start}-{n}", if boot.is_empty() { "0" } else { boot });
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         crash::step("create a temporary file");
-        let fd = fs::openat(dir, name.as_str(), flags, Mode::RUSR | Mode::WUSR).map_err(|e| self.failed("write", key, e))?;
+        let open = |flags| fs::openat(dir, name.as_str(), flags, Mode::RUSR | Mode::WUSR);
+        let large = bytes.len() >= direct::WORTH_IT;
+        let fd = match if large { open(flags | OFlags::DIRECT) } else { open(flags) } {
+            Err(Errno::INVAL) if large => {
+                // Some file systems make the file before they refuse.
+                let _ = fs::unlinkat(dir, name.as_str(), AtFlags::empty());
+                open(flags)
+            }
+            other => other,
+        };
+        let fd = fd.map_err(|e| self.failed("write", key, e))?;
         let temporary = Temporary { dir, name, keep: false };
         let mut file = File::from(fd);
         crash::step("write the temporary file");
-        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|e| self.failed("write", key, e))?;
+        let written = if large { direct::write_all(&mut file, bytes) } else { file.write_all(bytes) };
+        written.and_then(|()| file.sync_all()).map_err(|e| self.failed("write", key, e))?;
         crash::step("rename the temporary file");
         Ok(temporary)
     }

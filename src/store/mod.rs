@@ -7,6 +7,7 @@
 
 #[cfg(test)]
 pub(crate) mod conformance;
+mod direct;
 pub mod fault;
 pub mod local;
 pub mod memory;
