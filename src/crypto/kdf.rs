@@ -28,9 +28,9 @@ pub struct KdfParams {
 }
 
 impl Default for KdfParams {
-    /// 64 MiB, 3 passes, 1 lane: RFC 9106's second recommendation, with one lane since nothing here computes lanes in parallel.
+    /// 64 MiB, 3 passes, 4 lanes: RFC 9106's second recommendation.
     fn default() -> KdfParams {
-        KdfParams { memory_kib: 64 * 1024, passes: 3, lanes: 1 }
+        KdfParams { memory_kib: 64 * 1024, passes: 3, lanes: 4 }
     }
 }
 

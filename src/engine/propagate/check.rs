@@ -20,7 +20,7 @@ use crate::format::{Disposition, Found, NewValue};
 use crate::repository::entry::{ChunkId, Entry, EntryKind, Role};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// How much is searched for what is left of a person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,40 +60,42 @@ impl Checked {
 
 /// Fails unless the new generation is the old one with exactly the edit applied. `new` must be read back from the store.
 /// `read_back` are the chunks of the run that were read already.
-pub fn no_collateral(old: &OpenArchive, new: &OpenArchive, edit: &ArchiveEdit, read_back: &mut HashSet<ChunkId>) -> Result<()> {
-    let differs = |path: &str| Error::Verification(format!("{path} of the new generation is not what the edit makes of the old one"));
+pub fn no_collateral(old: &OpenArchive, new: &OpenArchive, edit: &ArchiveEdit, read_back: &Mutex<HashSet<ChunkId>>) -> Result<()> {
+    let known = || read_back.lock().unwrap_or_else(PoisonError::into_inner);
+    let differs = |entry: &Entry| {
+        Error::Verification(format!("{} of the new generation is not what the edit makes of the old one", entry.display_path()))
+    };
     let mut stored = new.shared_entries();
     let mut count = 0u64;
     edited_entries(old, edit, |expected, change| {
         count += 1;
-        let name = expected.display_path();
-        let actual = stored.next().ok_or_else(|| differs(&name))??;
+        let actual = stored.next().ok_or_else(|| differs(&expected))??;
         match change {
             // The same list chunk, decoded once: nothing to compare.
             None if Arc::ptr_eq(&actual, &expected) || actual == expected => Ok(()),
-            None => Err(differs(&name)),
+            None => Err(differs(&expected)),
             Some(change) => {
                 let same = Entry { content: None, size: 0, edited: true, mapped: None, ..(*actual).clone() }
                     == Entry { content: None, size: 0, edited: true, mapped: None, ..(*expected).clone() };
                 let refs = new.refs(&actual)?;
                 let pieces = edited_pieces(&old.refs(&expected)?, change)?;
                 if !same || refs.len() != pieces.len() {
-                    return Err(differs(&name));
+                    return Err(differs(&expected));
                 }
                 for (r, piece) in refs.iter().zip(pieces) {
                     let fits = match piece.source {
                         // A chunk's name is a keyed hash of its bytes, and a reader hands out nothing else. Read once, for all archives.
                         PieceSource::Stored(stored) if piece.is_new => {
-                            stored == *r && (read_back.contains(&r.id) || new.reader.read(&r.id, Role::Data)?.len() as u64 == r.len)
+                            stored == *r && (known().contains(&r.id) || new.reader.read(&r.id, Role::Data)?.len() as u64 == r.len)
                         }
                         PieceSource::Stored(kept) => kept == *r,
                         PieceSource::Fresh(_) => false,
                     };
                     if !fits {
-                        return Err(differs(&name));
+                        return Err(differs(&expected));
                     }
                     if piece.is_new {
-                        read_back.insert(r.id);
+                        known().insert(r.id);
                     }
                 }
                 Ok(())

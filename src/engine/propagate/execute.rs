@@ -1,7 +1,7 @@
 //! Carrying a plan out, in the order that keeps everything safe. See the module's head for the order.
 
 use super::bytes::ByteSearch;
-use super::check::{absence, no_collateral};
+use super::check::{Checked, absence, no_collateral};
 use super::plan::{also_known, is_made_after, is_processed, search};
 use super::proof;
 use super::{Options, People, Plan, Report, Scope, request_people};
@@ -19,7 +19,10 @@ use crate::repository::{
 };
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+
+/// Archives that are read back at the same time, at most: each has its databases open.
+const VERIFIERS: usize = 2;
 
 /// An archive on its way through a run.
 struct Work {
@@ -319,51 +322,31 @@ fn verify_and_replace(
     // A fresh index and cache: only what the store really holds counts.
     let view = session.view_with(&config.name, marks)?;
     let stored = session.repo.heads(&config.name)?;
-    let mut bytes: BTreeMap<Vec<usize>, ByteSearch> = BTreeMap::new();
     let mut remove: Vec<Listed> = Vec::new();
-    let mut read_back: HashSet<ChunkId> = HashSet::new();
     session.env.monitor.phase(&format!("verifying {}", config.name), Some(works.len() as u64));
-    for work in &mut works {
-        session.env.stop.check("the new generations are stored and the old ones still there; run the same command again")?;
-        session.env.monitor.advance(1);
-        if work.requests.is_empty() {
-            continue;
-        }
-        let old = view.open(&work.old.head);
-        let mut new = None;
-        if let Some(head) = &work.new {
-            let listed = stored.latest.iter().find(|l| l.head.archive == head.archive && l.head.generation == head.generation);
-            let sound = match listed {
-                None => Err(Error::damaged(format!("generation {}", head.generation), "it cannot be read back")),
-                Some(listed) => no_collateral(&old, &view.open(&listed.head), &work.edit, &mut read_back).map(|()| listed),
-            };
-            match sound {
-                Ok(listed) => new = Some(listed.clone()),
-                Err(e @ (Error::Interrupted(_) | Error::Store(_))) => return Err(e),
-                Err(e) => {
-                    // The old generation is whole: go back to it.
-                    lease.check()?;
+    let verified = Verifying { session, config, people, scope, view: &view, stored: &stored, read_back: Mutex::default() }.all(&works)?;
+    for (work, verified) in works.iter_mut().zip(verified) {
+        let (new, checked) = match verified {
+            Verified::Nothing => continue,
+            Verified::Checked(new, checked) => (new, checked),
+            Verified::Unsound(e) => {
+                // The old generation is whole: go back to it.
+                lease.check()?;
+                if let Some(head) = &work.new {
                     session.repo.delete_head(&config.name, &head.archive, head.generation)?;
-                    work.outcome.left.push(people.withhold(&e.to_string()));
-                    work.outcome.verification = Verdict::Failed;
-                    continue;
                 }
+                work.outcome.left.push(people.withhold(&e.to_string()));
+                work.outcome.verification = Verdict::Failed;
+                continue;
             }
-        }
-        let current = new.as_ref().unwrap_or(&work.old);
-        let chosen = people.only(&work.requests);
-        let search = match bytes.entry(work.requests.clone()) {
-            std::collections::btree_map::Entry::Occupied(e) => e.into_mut(),
-            std::collections::btree_map::Entry::Vacant(e) => e.insert(ByteSearch::new(&chosen, scope)?),
         };
-        let before = new.as_ref().map(|_| &old);
-        let verdict = match absence(session, config, &view, &view.open(&current.head), before, &chosen, search) {
+        let current = new.as_ref().unwrap_or(&work.old);
+        let verdict = match checked {
             Ok(checked) => {
                 work.outcome.left.extend(checked.problems);
                 work.outcome.notes.extend(checked.notes);
                 checked.verdict
             }
-            Err(e @ (Error::Interrupted(_) | Error::Store(_))) => return Err(e),
             Err(e) => {
                 work.outcome.left.push(people.withhold(&e.to_string()));
                 Verdict::Unknown
@@ -406,6 +389,87 @@ fn verify_and_replace(
     session.catalog.witness_heads(&config.name, &session.repo.heads(&config.name)?)?;
     report.archives.extend(works.into_iter().map(|w| w.outcome));
     Ok(())
+}
+
+/// What reading an archive back showed.
+enum Verified {
+    /// Nothing was to be done on it.
+    Nothing,
+    /// The new generation is not what the edit makes of the old one, or cannot be read.
+    Unsound(Error),
+    /// What was stored anew, if anything was, and what the search for what is left of the people found, or why it could not be told.
+    Checked(Option<Listed>, Result<Checked>),
+}
+
+/// Reads archives back, only reading: so several at a time.
+struct Verifying<'v> {
+    session: &'v Session,
+    config: &'v config::Dataset,
+    people: &'v People,
+    scope: Scope,
+    view: &'v View,
+    stored: &'v Heads,
+    /// Chunks that were read already.
+    read_back: Mutex<HashSet<ChunkId>>,
+}
+
+impl Verifying<'_> {
+    fn all(&self, works: &[Work]) -> Result<Vec<Verified>> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(VERIFIERS).min(works.len()).max(1);
+        // Neighbouring nights share the most, and what a thread found in shared chunks counts for all of its archives.
+        let mut shares = works.chunks(works.len().div_ceil(threads).max(1));
+        let share = |works: &[Work]| -> Result<Vec<Verified>> {
+            let mut bytes = BTreeMap::new();
+            works.iter().map(|work| self.one(work, &mut bytes)).collect()
+        };
+        std::thread::scope(|scope| {
+            let mine = shares.next();
+            let others: Vec<_> = shares.map(|works| scope.spawn(move || share(works))).collect();
+            let mut out = mine.map_or_else(|| Ok(Vec::new()), share);
+            for other in others {
+                let more = other.join().unwrap_or_else(|_| Err(Error::Interrupted("a verifying thread stopped".into())));
+                out = out.and_then(|mut all| {
+                    all.extend(more?);
+                    Ok(all)
+                });
+            }
+            out
+        })
+    }
+
+    fn one(&self, work: &Work, bytes: &mut BTreeMap<Vec<usize>, ByteSearch>) -> Result<Verified> {
+        let Verifying { session, config, view, .. } = self;
+        session.env.stop.check("the new generations are stored and the old ones still there; run the same command again")?;
+        session.env.monitor.advance(1);
+        if work.requests.is_empty() {
+            return Ok(Verified::Nothing);
+        }
+        let old = view.open(&work.old.head);
+        let mut new = None;
+        if let Some(head) = &work.new {
+            let listed = self.stored.latest.iter().find(|l| l.head.archive == head.archive && l.head.generation == head.generation);
+            let sound = match listed {
+                None => Err(Error::damaged(format!("generation {}", head.generation), "it cannot be read back")),
+                Some(listed) => no_collateral(&old, &view.open(&listed.head), &work.edit, &self.read_back).map(|()| listed),
+            };
+            match sound {
+                Ok(listed) => new = Some(listed.clone()),
+                Err(e @ (Error::Interrupted(_) | Error::Store(_))) => return Err(e),
+                Err(e) => return Ok(Verified::Unsound(e)),
+            }
+        }
+        let current = new.as_ref().unwrap_or(&work.old);
+        let chosen = self.people.only(&work.requests);
+        let search = match bytes.entry(work.requests.clone()) {
+            std::collections::btree_map::Entry::Occupied(e) => e.into_mut(),
+            std::collections::btree_map::Entry::Vacant(e) => e.insert(ByteSearch::new(&chosen, self.scope)?),
+        };
+        let before = new.as_ref().map(|_| &old);
+        match absence(session, config, view, &view.open(&current.head), before, &chosen, search) {
+            Err(e @ (Error::Interrupted(_) | Error::Store(_))) => Err(e),
+            checked => Ok(Verified::Checked(new, checked)),
+        }
+    }
 }
 
 /// Drops the chunks that no head needs, and proves from a new listing that what was dropped is not there any more.
