@@ -340,7 +340,7 @@ fn verify_and_replace(
                 continue;
             }
         };
-        let current = new.as_ref().unwrap_or(&work.old);
+        let current = new.as_deref().unwrap_or(&work.old);
         let verdict = match checked {
             Ok(checked) => {
                 work.outcome.left.extend(checked.problems);
@@ -398,7 +398,7 @@ enum Verified {
     /// The new generation is not what the edit makes of the old one, or cannot be read.
     Unsound(Error),
     /// What was stored anew, if anything was, and what the search for what is left of the people found, or why it could not be told.
-    Checked(Option<Listed>, Result<Checked>),
+    Checked(Option<Box<Listed>>, Result<Checked>),
 }
 
 /// Reads archives back, only reading: so several at a time.
@@ -467,7 +467,7 @@ impl Verifying<'_> {
         let before = new.as_ref().map(|_| &old);
         match absence(session, config, view, &view.open(&current.head), before, &chosen, search) {
             Err(e @ (Error::Interrupted(_) | Error::Store(_))) => Err(e),
-            checked => Ok(Verified::Checked(new, checked)),
+            checked => Ok(Verified::Checked(new.map(Box::new), checked)),
         }
     }
 }
