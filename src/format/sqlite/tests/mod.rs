@@ -3,6 +3,7 @@
 mod aged;
 mod core;
 mod hard;
+mod hostile;
 mod large;
 mod real;
 mod snapshots;
