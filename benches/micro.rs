@@ -17,7 +17,7 @@ use reseal::format::cutter::{CutSizes, Gear, MAX_RECORD, RecordPieces};
 use reseal::format::mentions::PlainMentions;
 use reseal::format::ndjson::NDJSON;
 use reseal::format::sqlite::RUN;
-use reseal::format::sqlite::overlay::{Limits, Overlay};
+use reseal::format::sqlite::overlay::{Limits, Overlay, Spill};
 use reseal::format::sqlite::vfs::Database;
 use reseal::format::text_filter::{TextFilter, TextKey, WantedText};
 use reseal::format::{Decision, EntryContent, MarkRow, Marks, Mentions, Piece, RecordFormat};
@@ -313,7 +313,7 @@ fn database() -> (Database, u64) {
     let runs = bytes.chunks(RUN).enumerate();
     let runs = runs.map(|(i, run)| (run.len(), sealed(&zstd::bulk::compress(run, LEVEL).expect("it compresses"), i as u32))).collect();
     let limits = Limits { runs: 1 << 20, ..Limits::default() };
-    let overlay = Overlay::new(Arc::new(Runs(runs)), &limits).expect("it is cut into runs");
+    let overlay = Overlay::new(Arc::new(Runs(runs)), &limits, Spill::default()).expect("it is cut into runs");
     let db = Database::open(Arc::new(Mutex::new(overlay)), false).expect("it opens");
     db.connection().pragma_update(None, "cache_size", -256).expect("a small cache");
     (db, bytes.len() as u64)

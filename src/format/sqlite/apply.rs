@@ -6,7 +6,6 @@ use super::conserve::Changed;
 use super::editor::SqliteEditor;
 use super::foreign;
 use super::fulltext;
-use super::overlay::Overlay;
 use super::rows::RowShape;
 use super::schema::Table;
 use super::scrub::{Edit, scrub_written};
@@ -18,7 +17,6 @@ use crate::format::{Applied, Disposition, Found, NewValue, RecordKey};
 use crate::{Error, Result};
 use rusqlite::{Connection, params_from_iter};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
 
 /// See [`crate::format::EntryEditor::apply`].
 pub(super) fn apply(editor: &mut SqliteEditor<'_>, map: &DataMap, order: &[usize], decided: &[(Found, Disposition)]) -> Result<Applied> {
@@ -34,7 +32,7 @@ pub(super) fn apply(editor: &mut SqliteEditor<'_>, map: &DataMap, order: &[usize
     let schema = std::mem::take(&mut editor.schema);
     let content = editor.content.clone();
     let allowed: BTreeSet<String> = map.collections.iter().flat_map(|c| c.triggers.iter().map(|t| t.to_ascii_lowercase())).collect();
-    let (small, limits) = (editor.is_small(), editor.limits);
+    let small = editor.is_small();
     let mut edit = Transaction {
         path: &path,
         content: &*content,
@@ -65,8 +63,7 @@ pub(super) fn apply(editor: &mut SqliteEditor<'_>, map: &DataMap, order: &[usize
                 return Ok(());
             }
             // What was wrong before the edit is not its doing.
-            let base = Arc::new(Mutex::new(Overlay::new(content.clone(), &limits)?));
-            let base = connect::for_reading_base(&base, &limits)?;
+            let base = editor.as_archived()?;
             let before = foreign::violations(base.connection(), &schema, &changed).map_err(base.explain(failed))?;
             if let Some(((table, _, _), _)) = after.iter().find(|(k, n)| before.get(k).is_none_or(|b| b < n)) {
                 return Err(Error::Refused(format!(

@@ -3,7 +3,6 @@
 use super::apply::{exists, reopen};
 use super::conserve::{self, Changed};
 use super::editor::{SqliteEditor, is_missing_extension};
-use super::overlay::Overlay;
 use super::pages::{Btree, Kind};
 use super::rows::RowShape;
 use super::schema::{Schema, quote};
@@ -12,7 +11,6 @@ use super::{Image, read_page};
 use crate::{Error, Result};
 use rusqlite::Connection;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
 
 /// Fails unless the database is whole and the deleted rows are gone. `changed`: every row that changed, where that is known and the database
 /// had been scrubbed before the edit. Then what was written is checked against what was there before ([`conserve`]), which finds what
@@ -57,8 +55,7 @@ pub(super) fn after_edit(
     let after = problems(db.connection(), &editor.schema).map_err(db.explain("checking the database"))?;
     if !after.is_empty() {
         // What was wrong before the edit is not its doing.
-        let base = Arc::new(Mutex::new(Overlay::new(editor.content.clone(), &editor.limits)?));
-        let base = super::connect::for_reading_base(&base, &editor.limits)?;
+        let base = editor.as_archived()?;
         let before = problems(base.connection(), &editor.schema).map_err(base.explain("checking the database"))?;
         if let Some(new) = after.difference(&before).next() {
             return Err(broken(format!("sqlite finds it damaged: {new}")));

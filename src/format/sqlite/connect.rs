@@ -8,11 +8,14 @@ use rusqlite::config::DbConfig;
 use std::sync::{Arc, Mutex};
 
 /// Opens for writing. `triggers`: whether the schema's triggers run.
+///
+/// Without a rollback journal, which would take as much memory as the edit writes: any error drops the overlay as a whole, so nothing is ever
+/// rolled back, and whoever writes through this connection must not go on after one.
 pub fn for_edit(overlay: &Arc<Mutex<Overlay>>, limits: &Limits, triggers: bool) -> Result<Database> {
     let db = Database::open(overlay.clone(), true)?;
     let journal = configure(&db, limits, triggers).map_err(db.explain("opening a database in an archive"))?;
-    if journal != "memory" {
-        return Err(Error::Refused(format!("sqlite keeps its journal in mode {journal} instead of in memory")));
+    if journal != "off" {
+        return Err(Error::Refused(format!("sqlite keeps a journal in mode {journal} instead of none")));
     }
     Ok(db)
 }
@@ -27,7 +30,7 @@ fn configure(db: &Database, limits: &Limits, triggers: bool) -> rusqlite::Result
     c.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     c.pragma_update(None, "temp_store", "MEMORY")?;
     c.pragma_update(None, "cell_size_check", true)?;
-    let journal: String = c.query_row("PRAGMA journal_mode=MEMORY", [], |r| r.get(0))?;
+    let journal: String = c.query_row("PRAGMA journal_mode=OFF", [], |r| r.get(0))?;
     c.pragma_update(None, "synchronous", "OFF")?;
     let _: i64 = c.query_row("PRAGMA secure_delete=ON", [], |r| r.get(0))?;
     c.pragma_update(None, "cache_size", -((limits.page_cache >> 10) as i64))?;

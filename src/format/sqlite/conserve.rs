@@ -269,6 +269,10 @@ fn check(overlay: &Overlay, schema: &Schema, changed: &Changed, due: HashMap<i64
                 let is_row = side.tree.kind().is_some_and(Kind::is_table);
                 let moved = cells.entry(id).or_insert(Moved { delta: 0, is_row, row });
                 moved.delta += sign;
+                // What only moved to another page takes no memory for longer.
+                if moved.delta == 0 {
+                    cells.remove(&id);
+                }
             }
         }
     }
@@ -282,6 +286,10 @@ fn check(overlay: &Overlay, schema: &Schema, changed: &Changed, due: HashMap<i64
             return Err(broken(format!("page {page} is referred to {} times more than before", n - wanted)));
         }
     }
+    let mut cut = (pages.1 + 1..=pages.0).filter(|p| *p != before.header.lock_page());
+    if let Some(page) = cut.find(|p| !references.contains_key(p)) {
+        return Err(broken(format!("page {page} is cut off, and something refers to it")));
+    }
     let grown = (pages.0 + 1..=pages.1).filter(|p| *p != after.header.lock_page());
     if let Some(page) = grown.clone().find(|p| !references.contains_key(p) || !written.contains(p)) {
         return Err(broken(format!("nothing refers to page {page}")));
@@ -289,7 +297,6 @@ fn check(overlay: &Overlay, schema: &Schema, changed: &Changed, due: HashMap<i64
 
     // By row id: vanished over appeared, in tables and in indexes.
     let mut sums: HashMap<i64, (i64, i64)> = HashMap::new();
-    cells.retain(|_, m| m.delta != 0);
     for moved in cells.values() {
         let what = if moved.is_row { "row" } else { "index entry" };
         let due = moved.row.and_then(|row| due.get(&row)).copied().unwrap_or_default();
@@ -431,7 +438,7 @@ fn adds_up(tree: &Btree, page: &[u8], no: u32, header: &Header) -> std::result::
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::tests::{Archived as Content, build, collection, delete_all, key, map, probe, temp, wanted};
     use super::super::{connect, overlay, scrub::Edit};
     use super::*;
@@ -447,7 +454,7 @@ mod tests {
             INSERT INTO orders SELECT i, 'user' || (i % 500 + 1) || '@x.org', 'thing ' || (i * 7919 % 4000) FROM n;
         DELETE FROM customer WHERE id % 31 = 0;";
 
-    fn edited() -> (tempfile::TempDir, std::sync::Arc<Content>, crate::datamap::DataMap) {
+    pub(crate) fn edited() -> (tempfile::TempDir, std::sync::Arc<Content>, crate::datamap::DataMap) {
         let dir = temp();
         let image = build(dir.path(), SQL);
         let map = map(vec![
@@ -459,7 +466,7 @@ mod tests {
     }
 
     /// A database from which a few people went, before its pieces are given back; and which rows changed.
-    fn erase<'k>(
+    pub(crate) fn erase<'k>(
         content: &std::sync::Arc<Content>,
         map: &crate::datamap::DataMap,
         key: &'k crate::datamap::TokenKey,
@@ -480,13 +487,13 @@ mod tests {
         (editor, changed)
     }
 
-    fn conserved(editor: &SqliteEditor<'_>, changed: &Changed) -> Result<bool> {
+    pub(crate) fn conserved(editor: &SqliteEditor<'_>, changed: &Changed) -> Result<bool> {
         let db = connect::for_reading(&editor.overlay, &editor.limits)?;
         run(editor, db.connection(), changed)
     }
 
     /// SQLite's own check of everything.
-    fn whole(editor: &SqliteEditor<'_>) -> bool {
+    pub(crate) fn whole(editor: &SqliteEditor<'_>) -> bool {
         let Ok(db) = connect::for_reading(&editor.overlay, &editor.limits) else { return false };
         db.connection().query_row("PRAGMA integrity_check(1)", [], |r| r.get::<_, String>(0)).is_ok_and(|t| t == "ok")
     }

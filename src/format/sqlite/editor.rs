@@ -6,14 +6,15 @@
 use super::apply;
 use super::connect;
 use super::emit;
-use super::overlay::{Limits, Overlay};
+use super::overlay::{Limits, Overlay, Spill};
+use super::owners::Owners;
 use super::pages::Header;
 use super::rows::{RowShape, by_name, field, from_sql};
 use super::schema::{Affinity, Schema, Table, TableKind, quote};
 use super::scrub::free_pages;
 use super::text::as_text;
 use super::vfs::Database;
-use super::{Image, read_page};
+use super::{Image, RUN, read_page};
 use crate::datamap::{Collection, DataMap, Normalize, Probe, TokenKey, Tokens, Value};
 use crate::format::{Applied, Disposition, EntryContent, EntryEditor, Found, Mentions, NewPiece, RecordKey};
 use crate::{Error, Result};
@@ -27,6 +28,7 @@ pub struct SqliteEditor<'k> {
     pub(super) content: Arc<dyn EntryContent>,
     pub(super) key: &'k TokenKey,
     pub(super) limits: Limits,
+    spill: Spill,
     pub(super) overlay: Arc<Mutex<Overlay>>,
     pub(super) base: Header,
     /// The freelist as archived; empty where the whole database will be scrubbed anyway.
@@ -49,8 +51,13 @@ impl<'k> SqliteEditor<'k> {
     /// Opens a database in an archive. Fails with [`Error::Format`] when it is none, or one that cannot be edited safely:
     /// pages with reserved bytes (checksums, encryption), a damaged header or freelist, content not cut into runs.
     pub fn open(content: Arc<dyn EntryContent>, key: &'k TokenKey, limits: Limits) -> Result<SqliteEditor<'k>> {
+        SqliteEditor::open_spilling(content, key, limits, Spill::default())
+    }
+
+    /// [`SqliteEditor::open`], with a place of the caller's for written pages beyond [`Limits::overlay`].
+    pub fn open_spilling(content: Arc<dyn EntryContent>, key: &'k TokenKey, limits: Limits, spill: Spill) -> Result<SqliteEditor<'k>> {
         let path = content.path();
-        let overlay = Overlay::new(content.clone(), &limits)?;
+        let overlay = Overlay::new(content.clone(), &limits, spill.clone())?;
         let base = overlay.base_header().clone();
         if base.reserved != 0 {
             let mut first = vec![0; base.page];
@@ -61,20 +68,20 @@ impl<'k> SqliteEditor<'k> {
         let overlay = Arc::new(Mutex::new(overlay));
         if content.pieces() == 0 {
             // Nothing can be found in an empty database, so nothing will be changed.
-            return Ok(SqliteEditor::with(content, key, limits, overlay, (base, free_before), None, Schema::default()));
+            return Ok(SqliteEditor::with(content, key, (limits, spill), overlay, (base, free_before), None, Schema::default()));
         }
         let db = connect::for_edit(&overlay, &limits, false)?;
         let schema = match Schema::load(db.connection()) {
             Ok(schema) => schema,
             Err(error) => return Err(db.take_error().unwrap_or(error)),
         };
-        Ok(SqliteEditor::with(content, key, limits, overlay, (base, free_before), Some(db), schema))
+        Ok(SqliteEditor::with(content, key, (limits, spill), overlay, (base, free_before), Some(db), schema))
     }
 
     fn with(
         content: Arc<dyn EntryContent>,
         key: &'k TokenKey,
-        limits: Limits,
+        (limits, spill): (Limits, Spill),
         overlay: Arc<Mutex<Overlay>>,
         (base, free_before): (Header, BTreeSet<u32>),
         db: Option<Database>,
@@ -85,6 +92,7 @@ impl<'k> SqliteEditor<'k> {
             content,
             key,
             limits,
+            spill,
             overlay,
             base,
             free_before,
@@ -96,6 +104,12 @@ impl<'k> SqliteEditor<'k> {
             changed: false,
             rewritten: Vec::new(),
         }
+    }
+
+    /// The database as archived, for a look at how it was before the edit.
+    pub(super) fn as_archived(&self) -> Result<Database> {
+        let base = Overlay::new(self.content.clone(), &self.limits, self.spill.clone())?;
+        connect::for_reading_base(&Arc::new(Mutex::new(base)), &self.limits)
     }
 
     /// The database's schema.
@@ -119,6 +133,10 @@ impl<'k> SqliteEditor<'k> {
 
     /// The table that a collection speaks of; `None` when this database has none of that name.
     pub(super) fn table(&self, collection: &Collection) -> Result<Option<&Table>> {
+        // An edit that failed has left the schema behind.
+        if self.content.pieces() > 0 {
+            self.db()?;
+        }
         let Some(table) = self.schema.table(&collection.table) else { return Ok(None) };
         if let Some(why) = self.schema.unreadable.get(&table.name) {
             return Err(Error::format(self.content.path(), format!("table {} cannot be read here: {why}", table.name)));
@@ -126,16 +144,29 @@ impl<'k> SqliteEditor<'k> {
         Ok(Some(table))
     }
 
-    /// Row ids whose short token is wanted, by the identity blocks; `None` when they do not cover the probe.
-    fn by_marks(&self, collection: &Collection, probe: &Probe, wanted: &dyn Tokens) -> Result<Option<BTreeSet<i64>>> {
+    /// Row ids whose short token is wanted, by the identity blocks, each with the run whose block names it; `None` when they do not cover
+    /// the probe.
+    fn by_marks(&self, collection: &Collection, probe: &Probe, wanted: &dyn Tokens) -> Result<Option<BTreeMap<i64, usize>>> {
         let key = probe.key(&collection.table);
         let Some(index) = self.content.covers().iter().position(|c| *c == key).and_then(|i| u16::try_from(i).ok()) else { return Ok(None) };
-        let mut rows = BTreeSet::new();
+        let mut rows = BTreeMap::new();
         for piece in self.content.candidates(index, wanted)? {
             let Some(marks) = self.content.marks(piece)? else { return Ok(None) };
-            rows.extend(marks.of_probe(index).filter(|r| wanted.contains_short(r.short())).map(|r| r.record));
+            for row in marks.of_probe(index).filter(|r| wanted.contains_short(r.short())) {
+                if rows.insert(row.record, piece).is_some_and(|other| other != piece) {
+                    return Err(self.astray(collection));
+                }
+            }
         }
         Ok(Some(rows))
+    }
+
+    /// Whether a search by row id arrives in this run.
+    fn lies_in(&self, table: &Table, row: i64, run: usize) -> Result<bool> {
+        let overlay = self.overlay();
+        let header = overlay.header()?;
+        let page = Owners::default().locate(&*overlay, &header, table.root, row)?;
+        Ok(page.is_some_and(|no| header.offset(no) / RUN as u64 == run as u64))
     }
 
     /// Keys of rows that may match, by an index of the table or by reading all of it. Every row that matches is among them.
@@ -192,12 +223,13 @@ impl<'k> SqliteEditor<'k> {
         scan().map_err(failed)
     }
 
-    /// Loads a row and keeps it if it really matches.
+    /// Loads a row and keeps it if it really matches. `known`: an identity block names it.
     fn confirm(
         &self,
         collection: (usize, &Collection),
         shape: &RowShape,
         key: RecordKey,
+        known: bool,
         holds: &mut dyn FnMut(&Found) -> Result<bool>,
     ) -> Result<Option<Found>> {
         if self.returned.contains(&(collection.0, key.clone())) {
@@ -205,9 +237,21 @@ impl<'k> SqliteEditor<'k> {
         }
         let db = self.db()?;
         let loaded = shape.load(db.connection(), &key).map_err(|e| db.explain(format!("reading table {}", collection.1.table))(e))?;
-        let Some(values) = loaded else { return Ok(None) };
+        let Some(values) = loaded else {
+            // Blocks are made of the rows themselves, page by page: what they name is there, though a search from the root misses it.
+            return match known {
+                true => Err(self.astray(collection.1)),
+                false => Ok(None),
+            };
+        };
         let found = Found { collection: collection.0, key, values: by_name(collection.1, &shape.columns, values) };
         Ok(holds(&found)?.then_some(found))
+    }
+
+    fn astray(&self, collection: &Collection) -> Error {
+        let what =
+            format!("a row of table {} lies where a search does not find it, so it can neither be shown nor erased", collection.table);
+        Error::damaged(self.content.path(), what)
     }
 
     fn remember(&mut self, found: &[Found]) {
@@ -275,24 +319,33 @@ impl EntryEditor for SqliteEditor<'_> {
             return Ok(Vec::new());
         };
         let shape = RowShape::of(table)?;
-        let candidates = match self.by_marks(named, probe, wanted)? {
-            Some(rows) => (rows.into_iter().map(RecordKey::Row).collect(), false),
-            None => (self.by_sql(table, &shape, &columns, &norms, wanted)?, true),
+        let blocks = self.by_marks(named, probe, wanted)?;
+        let keys = match &blocks {
+            Some(rows) => rows.keys().map(|row| RecordKey::Row(*row)).collect(),
+            None => self.by_sql(table, &shape, &columns, &norms, wanted)?,
         };
         let mut out = Vec::new();
-        for key in candidates.0 {
+        for key in keys {
+            let run = match (&blocks, &key) {
+                (Some(rows), RecordKey::Row(row)) => rows.get(row).map(|run| (*row, *run)),
+                _ => None,
+            };
             let mut holds = |found: &Found| -> Result<bool> {
                 if !tokens_of(wanted.key(), probe, found).iter().any(|t| wanted.contains(t)) {
-                    return Ok(false);
+                    // By chance half of a token agrees, or another row has taken the id of the one that the block names.
+                    return match run {
+                        Some((row, run)) if !self.lies_in(table, row, run)? => Err(self.astray(named)),
+                        _ => Ok(false),
+                    };
                 }
                 match &probe.when {
                     Some(when) => when.holds(&|name| field(&found.values, name).and_then(|v| v.first()).cloned()),
                     None => Ok(true),
                 }
             };
-            out.extend(self.confirm((collection, named), &shape, key, &mut holds)?);
+            out.extend(self.confirm((collection, named), &shape, key, run.is_some(), &mut holds)?);
         }
-        self.fell_back |= candidates.1;
+        self.fell_back |= blocks.is_none();
         self.remember(&out);
         Ok(out)
     }
@@ -335,7 +388,7 @@ impl EntryEditor for SqliteEditor<'_> {
                 let values = columns.iter().filter_map(|c| field(&found.values, c)).flatten();
                 Ok(values.filter_map(as_text).any(|t| !mentions.spans(t).is_empty()))
             };
-            out.extend(self.confirm((collection, named), &shape, key, &mut mentioned)?);
+            out.extend(self.confirm((collection, named), &shape, key, false, &mut mentioned)?);
         }
         self.fell_back |= fell_back;
         self.remember(&out);

@@ -1,19 +1,23 @@
 //! The database file as SQLite sees it during an edit: runs of the archive, opened only when a page of theirs is read, and beside
-//! them the pages that were written. The archive is not touched; dropping the overlay undoes everything.
+//! them the pages that were written: in memory as far as it is allowed, and beyond that sealed in a file without a name. The archive is not
+//! touched; dropping the overlay undoes everything.
 
 use super::pages::Header;
 use super::scrub::Edit;
+use super::spool::Spool;
 use super::vfs::Medium;
 use super::{Image, RUN};
+use crate::env::{Random, SystemRandom};
 use crate::format::EntryContent;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How much memory an edit may take, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Pages written and kept aside until the edit is finished. Beyond it the edit is refused.
+    /// Pages written and kept aside until the edit is finished. What is written beyond it goes to [`Spill`].
     pub overlay: u64,
     /// Runs of the archive kept open for reading.
     pub runs: u64,
@@ -29,6 +33,27 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits { overlay: 128 << 20, runs: 32 << 20, page_cache: 16 << 20, whole_check: 64 << 20, always_whole: false }
     }
+}
+
+/// Where written pages go for which there is no room in memory: into a [`Spool`], so sealed under a key that only this process has.
+#[derive(Clone)]
+pub struct Spill {
+    /// The folder whose file system holds them, in a file without a name.
+    pub folder: PathBuf,
+    /// Makes the key.
+    pub random: Arc<dyn Random>,
+}
+
+impl Default for Spill {
+    fn default() -> Spill {
+        Spill { folder: std::env::temp_dir(), random: Arc::new(SystemRandom) }
+    }
+}
+
+/// A written page.
+enum Written {
+    Here(Box<[u8]>),
+    Spilled,
 }
 
 /// Runs that were opened, the least recently used dropped first.
@@ -47,14 +72,18 @@ pub struct Overlay {
     visible: u64,
     base: Header,
     page: usize,
-    written: BTreeMap<u32, Box<[u8]>>,
+    written: BTreeMap<u32, Written>,
+    /// How many of them are in memory.
+    here: u64,
+    spill: Spill,
+    spool: Option<Spool>,
     len: u64,
     limit: u64,
 }
 
 impl Overlay {
     /// Over an entry's content, which must have been cut into runs of [`RUN`] bytes.
-    pub fn new(content: Arc<dyn EntryContent>, limits: &Limits) -> Result<Overlay> {
+    pub fn new(content: Arc<dyn EntryContent>, limits: &Limits, spill: Spill) -> Result<Overlay> {
         let path = content.path();
         let pieces = content.pieces();
         let mut base_len = 0;
@@ -82,6 +111,9 @@ impl Overlay {
             base,
             page,
             written: BTreeMap::new(),
+            here: 0,
+            spill,
+            spool: None,
             len: base_len,
             limit: limits.overlay,
         })
@@ -179,7 +211,8 @@ impl Overlay {
             let n = (buf.len() - at).min(self.page - inside).min((self.len - position) as usize);
             let to = buf.get_mut(at..at + n).unwrap_or_default();
             match self.written.get(&self.number(position)) {
-                Some(page) => to.iter_mut().zip(page.iter().skip(inside)).for_each(|(to, from)| *to = *from),
+                Some(Written::Here(page)) => to.iter_mut().zip(page.iter().skip(inside)).for_each(|(to, from)| *to = *from),
+                Some(Written::Spilled) => self.spool()?.read_at(position, to)?,
                 None => self.read_base(position, to, self.visible)?,
             }
             at += n;
@@ -191,15 +224,31 @@ impl Overlay {
         (position / self.page as u64 + 1) as u32
     }
 
-    fn keep(&mut self, no: u32, page: Box<[u8]>) -> Result<()> {
-        if !self.written.contains_key(&no) && (self.written.len() as u64 + 1) * self.page as u64 > self.limit {
-            return Err(Error::Refused(format!(
-                "{}: the edit writes more than {} MiB of pages at once (limit `overlay`); nothing was changed",
-                self.path(),
-                self.limit >> 20
-            )));
+    fn spool(&self) -> Result<&Spool> {
+        self.spool.as_ref().ok_or_else(|| Error::damaged(self.path(), "a written page is not where it was put"))
+    }
+
+    fn keep(&mut self, no: u32, page: &[u8]) -> Result<()> {
+        match self.written.get_mut(&no) {
+            Some(Written::Here(old)) => {
+                old.copy_from_slice(page.get(..old.len()).ok_or_else(|| Error::format(self.content.path(), "a page is too short"))?);
+                return Ok(());
+            }
+            Some(Written::Spilled) => {}
+            None if (self.here + 1) * self.page as u64 <= self.limit => {
+                self.written.insert(no, Written::Here(page.into()));
+                self.here += 1;
+                return Ok(());
+            }
+            None => {}
         }
-        self.written.insert(no, page);
+        // What came first stays: a page goes out once, and no page is moved to make room.
+        let spool = match &mut self.spool {
+            Some(spool) => spool,
+            none => none.insert(Spool::new(self.page, u64::MAX, &self.spill.folder, &*self.spill.random)?),
+        };
+        spool.write((u64::from(no) - 1) * self.page as u64, page)?;
+        self.written.insert(no, Written::Spilled);
         Ok(())
     }
 }
@@ -239,7 +288,7 @@ impl Image for Overlay {
 
 impl Edit for Overlay {
     fn write_page(&mut self, no: u32, page: &[u8]) -> Result<()> {
-        self.keep(no, page.into())
+        self.keep(no, page)
     }
 }
 
@@ -254,15 +303,16 @@ impl Medium for Overlay {
             let position = offset + at as u64;
             let (no, inside) = (self.number(position), (position % self.page as u64) as usize);
             let n = (bytes.len() - at).min(self.page - inside);
-            if !self.written.contains_key(&no) {
-                let mut page = vec![0; self.page];
-                if n < self.page {
+            let from = bytes.get(at..at + n).unwrap_or_default();
+            match self.written.get_mut(&no) {
+                _ if n == self.page => self.keep(no, from)?,
+                Some(Written::Here(page)) => page.iter_mut().skip(inside).zip(from).for_each(|(to, from)| *to = *from),
+                _ => {
+                    let mut page = vec![0; self.page];
                     self.read_some(position - inside as u64, &mut page)?;
+                    page.iter_mut().skip(inside).zip(from).for_each(|(to, from)| *to = *from);
+                    self.keep(no, &page)?;
                 }
-                self.keep(no, page.into())?;
-            }
-            if let Some(to) = self.written.get_mut(&no).and_then(|p| p.get_mut(inside..inside + n)) {
-                to.copy_from_slice(bytes.get(at..at + n).unwrap_or_default());
             }
             at += n;
             self.len = self.len.max(offset + at as u64);
@@ -273,6 +323,10 @@ impl Medium for Overlay {
     fn truncate(&mut self, len: u64) -> Result<()> {
         let keep = len.div_ceil(self.page as u64);
         self.written.retain(|no, _| u64::from(*no) <= keep);
+        self.here = self.written.values().filter(|w| matches!(w, Written::Here(_))).count() as u64;
+        if let Some(spool) = &mut self.spool {
+            spool.truncate(len)?;
+        }
         self.len = self.len.min(len);
         self.visible = self.visible.min(len);
         Ok(())

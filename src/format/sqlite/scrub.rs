@@ -24,8 +24,8 @@ pub enum Tag {
     Interior,
     /// Leaf of the b-tree with this index into [`ScrubPlan::roots`].
     Leaf(u32),
-    /// Overflow page of which this many bytes are used.
-    Overflow(u32),
+    /// Overflow page of which this many bytes are used, and whether it is the last of its chain.
+    Overflow(u32, bool),
     /// Freelist trunk.
     Trunk,
     /// Freelist leaf.
@@ -42,7 +42,7 @@ impl Tag {
             Tag::Unknown => 0,
             Tag::Interior => 1 << 28,
             Tag::Leaf(root) => 2 << 28 | root & 0x0fff_ffff,
-            Tag::Overflow(used) => 3 << 28 | used & 0x0fff_ffff,
+            Tag::Overflow(used, last) => 3 << 28 | u32::from(last) << 20 | used & 0x000f_ffff,
             Tag::Trunk => 4 << 28,
             Tag::Free => 5 << 28,
             Tag::PointerMap => 6 << 28,
@@ -55,7 +55,7 @@ impl Tag {
         match v >> 28 {
             1 => Tag::Interior,
             2 => Tag::Leaf(detail),
-            3 => Tag::Overflow(detail),
+            3 => Tag::Overflow(detail & 0x000f_ffff, detail >> 20 != 0),
             4 => Tag::Trunk,
             5 => Tag::Free,
             6 => Tag::PointerMap,
@@ -282,9 +282,11 @@ impl ScrubPlan {
         let header = self.header.clone();
         let mut follow = |plan: &mut ScrubPlan, chains: &mut Vec<(u32, u64)>| -> Result<()> {
             for (first, len) in chains.drain(..) {
+                let mut left = len;
                 chain(image, &header, first, len, &mut |no, used| {
                     marked += 1;
-                    plan.set(no, Tag::Overflow(used as u32))
+                    left = left.saturating_sub(header.usable as u64 - 4);
+                    plan.set(no, Tag::Overflow(used as u32, left == 0))
                 })?;
             }
             Ok(())
@@ -314,13 +316,17 @@ impl ScrubPlan {
                 }
                 for cell in self.tree.cells.iter().filter(|c| c.overflow != 0) {
                     let known = self.tags.get(cell.overflow as usize).copied().map(Tag::unpack);
-                    if !matches!(known, Some(Tag::Overflow(_))) {
+                    if !matches!(known, Some(Tag::Overflow(..))) {
                         return Err(Bad { page: no, what: "an overflow chain begins on a page of another kind" });
                     }
                 }
                 self.tree.wipe(page, no, header)
             }
-            Tag::Overflow(used) => Ok(page.get_mut(used as usize..).map_or(0, wipe)),
+            Tag::Overflow(used, last) => {
+                // SQLite never reads the link of the last page, but after an edit its first byte tells this page from a b-tree page.
+                let link = page.get_mut(..4).filter(|_| last).map_or(0, wipe);
+                Ok(link + page.get_mut(used as usize..).map_or(0, wipe))
+            }
             Tag::Trunk => {
                 let (_, leaves) = trunk(page, no, header)?;
                 Ok(page.get_mut(8 + 4 * leaves.len()..).map_or(0, wipe))
@@ -401,7 +407,7 @@ pub trait Edit: Image {
 
 /// Scrubs what an edit wrote, in a database that was scrubbed before it: the `written` pages and every page that is free now and was
 /// not in `free_before`. Needs no plan: below 2^25 pages, the first byte of a written page that is neither free nor fixed is 2, 5, 10
-/// or 13 exactly when it is a b-tree page, because an overflow page begins with the number of the next one.
+/// or 13 exactly when it is a b-tree page, because an overflow page begins with the number of the next one (0 on the last, which the scrub makes sure of).
 pub fn scrub_written(image: &mut dyn Edit, written: &BTreeSet<u32>, free_before: &BTreeSet<u32>) -> Result<Scrubbed> {
     let header = image.header()?;
     let path = image.path();

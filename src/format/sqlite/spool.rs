@@ -1,5 +1,5 @@
-//! Where the online backup puts a snapshot until it is read: in memory when it is small, otherwise sealed page by page into a file
-//! without a name, under a key that exists only in this process. No plaintext reaches the disk, and nothing is left after a crash.
+//! Where pages go that have to wait and may be too many for memory (a snapshot of the online backup, what an edit wrote): in memory when it is
+//! known that they are few, otherwise sealed page by page into a file without a name, under a key that exists only in this process. No plaintext reaches the disk, and nothing is left after a crash.
 
 use super::vfs::Medium;
 use crate::env::{Random, random_bytes};
@@ -23,7 +23,7 @@ enum Store {
     File { file: File, place: PathBuf, cipher: Box<Aes256Gcm>, writes: u64 },
 }
 
-/// Pages of a snapshot.
+/// Pages that wait.
 pub struct Spool {
     store: Store,
     page: usize,
@@ -82,7 +82,7 @@ impl Spool {
                         Ok(0) => break,
                         Ok(n) => got += n,
                         Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                        Err(e) => return Err(Error::io("read a snapshot kept in", place)(e)),
+                        Err(e) => return Err(Error::io("read pages kept in", place)(e)),
                     }
                 }
                 let Some((nonce, msg)) = sealed.split_first_chunk::<12>() else { return Ok(None) };
@@ -92,7 +92,7 @@ impl Spool {
                 let opened = cipher.decrypt(&Nonce::from(*nonce), Payload { msg, aad: &index.to_be_bytes() });
                 opened
                     .map(|p| Some(p.into()))
-                    .map_err(|_| Error::damaged("snapshot", "a page read back from the temporary file is not the one written"))
+                    .map_err(|_| Error::damaged("temporary file", "a page read back from the temporary file is not the one written"))
             }
         }
     }
@@ -109,9 +109,9 @@ impl Spool {
                 nonce.iter_mut().skip(4).zip(writes.to_be_bytes()).for_each(|(to, from)| *to = from);
                 let sealed = cipher
                     .encrypt(&Nonce::from(nonce), Payload { msg: &page, aad: &index.to_be_bytes() })
-                    .map_err(|_| Error::damaged("snapshot", "a page cannot be sealed"))?;
+                    .map_err(|_| Error::damaged("temporary file", "a page cannot be sealed"))?;
                 let record: Vec<u8> = nonce.into_iter().chain(sealed).collect();
-                file.write_all_at(&record, index * (self.page as u64 + SEAL)).map_err(Error::io("keep a snapshot in", &*place))?;
+                file.write_all_at(&record, index * (self.page as u64 + SEAL)).map_err(Error::io("keep pages in", &*place))?;
             }
         }
         Ok(())
@@ -148,7 +148,7 @@ impl Medium for Spool {
         match &mut self.store {
             Store::Memory(pages) => pages.retain(|i, _| *i < keep),
             Store::File { file, place, .. } => {
-                file.set_len(keep * (self.page as u64 + SEAL)).map_err(Error::io("keep a snapshot in", &*place))?;
+                file.set_len(keep * (self.page as u64 + SEAL)).map_err(Error::io("keep pages in", &*place))?;
             }
         }
         self.len = self.len.min(len);

@@ -414,21 +414,6 @@ fn tokens_alone_find_and_when_narrows() {
 }
 
 #[test]
-fn an_edit_beyond_its_bound_is_refused_and_names_it() {
-    let dir = temp();
-    let image = build(
-        dir.path(),
-        "CREATE TABLE p(id INTEGER PRIMARY KEY, who TEXT, b TEXT); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) INSERT INTO p SELECT i, 'w', hex(zeroblob(500)) FROM n;",
-    );
-    let m = map(vec![collection("p", &["who"], vec![probe(&["who"])])]);
-    let key = key();
-    let mut editor = SqliteEditor::open(Archived::of(&image, &m), &key, Limits { overlay: 1 << 20, ..Limits::default() }).unwrap();
-    let found = editor.find(&m, 0, &m.collections[0].probes[0], &wanted(&key, &["w"])).unwrap();
-    refused(editor.apply(&m, &[0], &delete_all(found)), &["1 MiB", "overlay", "nothing was changed"]);
-    assert!(finish(editor).is_empty());
-}
-
-#[test]
 fn what_cannot_be_edited_safely_is_refused_when_opened_or_stored_as_it_is() {
     let dir = temp();
     let image = build(

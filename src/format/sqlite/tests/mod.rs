@@ -2,10 +2,13 @@
 
 mod aged;
 mod core;
+mod forged;
 mod hard;
+mod hostile;
 mod large;
 mod real;
 mod snapshots;
+mod spill;
 mod text;
 
 use super::editor::SqliteEditor;
