@@ -7,6 +7,7 @@
 mod common;
 
 use common::weed::server;
+use reseal::env::{Clock, SystemClock};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -33,13 +34,17 @@ const DATASET: &str = r#"
         fields: {Email: {identity: email, normalize: [trim, nfc, lower]}}
 "#;
 
+/// A lock of a day, put by a clock that is a day behind but for so long, ends so soon.
+const ENDS_IN: jiff::SignedDuration = jiff::SignedDuration::from_secs(120);
+
 struct Place {
     dir: tempfile::TempDir,
+    days_behind: i64,
 }
 
 impl Place {
     fn new(endpoint: &str, repository: &str, more: &str) -> Place {
-        let place = Place { dir: tempfile::tempdir().unwrap() };
+        let place = Place { dir: tempfile::tempdir().unwrap(), days_behind: 0 };
         std::fs::create_dir(place.path("data")).unwrap();
         let text = format!(
             "version: 1\nrepository: {repository}\nstate_dir: ./state\ns3: {{endpoint: '{endpoint}', region: us-east-1}}\n{more}\ndatasets:\n  crm:{DATASET}"
@@ -66,14 +71,22 @@ impl Place {
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_reseal"))
+        self.command(arguments).output().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_reseal"));
+        command
             .current_dir(self.dir.path())
             .env("RESEAL_KEY_FILE", self.path("key"))
             .env("RESEAL_ACTOR", "tester")
             .arg("--json")
-            .args(arguments)
-            .output()
-            .unwrap()
+            .args(arguments);
+        if self.days_behind > 0 {
+            let then = now() - jiff::SignedDuration::from_hours(24 * self.days_behind) + ENDS_IN;
+            command.env("RESEAL_NOW", then.to_string());
+        }
+        command
     }
 
     fn code(&self, arguments: &[&str], code: i32) -> Value {
@@ -86,6 +99,10 @@ impl Place {
     fn ok(&self, arguments: &[&str]) -> Value {
         self.code(arguments, 0)
     }
+}
+
+fn now() -> jiff::Timestamp {
+    SystemClock.now()
 }
 
 fn prefix(name: &str) -> String {
@@ -163,6 +180,79 @@ fn the_main_job_with_locked_packs_and_keys_elsewhere() {
     let rotated = place.ok(&["rotate"]);
     assert_eq!(rotated["datasets"][0]["gone"], "PASS", "{rotated:#}");
     assert!(!rotated["datasets"][0]["locked"].as_array().unwrap().is_empty());
+}
+
+/// Tries to remove every version that hides behind a marker, with the right of an administrator to end a governance lock; those that stay.
+fn remove_by_force(endpoint: &str, bucket: &str, prefix: &str) -> (usize, Vec<String>) {
+    use aws_config::environment::credentials::EnvironmentVariableCredentialsProvider;
+    use aws_sdk_s3::config::{BehaviorVersion, Config, Region};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let config = Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .credentials_provider(EnvironmentVariableCredentialsProvider::new())
+            .region(Region::new("us-east-1"))
+            .endpoint_url(endpoint)
+            .force_path_style(true)
+            .build();
+        let client = aws_sdk_s3::Client::from_conf(config);
+        let listed = client.list_object_versions().bucket(bucket).prefix(prefix).send().await.unwrap();
+        let hidden = || listed.versions().iter().filter(|v| v.is_latest() != Some(true));
+        let mut stayed = Vec::new();
+        for v in hidden() {
+            let delete = client.delete_object().bucket(bucket).key(v.key().unwrap()).version_id(v.version_id().unwrap());
+            if let Err(e) = delete.bypass_governance_retention(true).send().await {
+                eprintln!("by force: {:?}", e.raw_response().map(|r| r.status()));
+                stayed.push(v.key().unwrap().to_string());
+            }
+        }
+        (hidden().count(), stayed)
+    })
+}
+
+#[test]
+fn packs_locked_in_compliance_mode_lose_their_keys_at_once_and_their_bytes_when_the_lock_ends() {
+    let Some((endpoint, bucket)) = server("RESEAL_TEST_S3_LOCKABLE") else { return };
+    let Some((_, keys)) = server("RESEAL_TEST_S3_VERSIONED") else { return };
+    let prefix = prefix("compliance");
+    let mut place = Place::new(&endpoint, &format!("s3://{bucket}/{prefix}"), &format!("keys: s3://{keys}/{prefix}-keys"));
+    let config = std::fs::read_to_string(place.path("reseal.yaml")).unwrap();
+    let locked = config.replace("    retention:", "    lock: {mode: compliance, days: 1}\n    retention:");
+    std::fs::write(place.path("reseal.yaml"), locked).unwrap();
+    place.days_behind = 1;
+    let report = main_job(&place);
+    let objects = |report: &Value| -> Vec<(String, jiff::Timestamp)> {
+        let locked = report["locked"].as_array().unwrap().iter();
+        locked.map(|l| (l["object"].as_str().unwrap().into(), l["locked_until"].as_str().unwrap().parse().unwrap())).collect()
+    };
+    let locked = objects(&report["propagation"]);
+    assert!(!locked.is_empty(), "the lock ended before the erasure, or is not kept: {report:#}");
+    let ends = locked.iter().map(|(_, until)| *until).max().unwrap();
+    // Nobody ends it early, and nothing that is tried says it is gone.
+    let rotated = place.ok(&["rotate"]);
+    if now() < ends {
+        let (hidden, stayed) = remove_by_force(&endpoint, &bucket, &format!("{prefix}/packs/"));
+        assert_eq!(hidden, stayed.len(), "a compliance lock was ended by force");
+        assert_eq!(
+            (&rotated["datasets"][0]["gone"], objects(&rotated["datasets"][0])),
+            (&Value::from("PASS"), locked.clone()),
+            "{rotated:#}"
+        );
+        let stated = place.ok(&["retention"]);
+        let said = objects(&stated["retention"]["datasets"][0]);
+        assert_eq!(said, locked, "{stated:#}");
+    } else {
+        eprintln!("!!!!!!!! too slow: the lock ended before it could be looked at !!!!!!!!");
+    }
+    while now() < ends + jiff::SignedDuration::from_secs(2) {
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
+    place.days_behind = 0;
+    let rotated = place.ok(&["rotate"]);
+    assert_eq!(rotated["datasets"][0]["gone"], "PASS", "{rotated:#}");
+    assert!(objects(&rotated["datasets"][0]).is_empty(), "the first rotation after the lock's end deletes it: {rotated:#}");
+    assert_eq!(remove_by_force(&endpoint, &bucket, &format!("{prefix}/packs/")).0, 0);
+    place.ok(&["verify", "--read-data"]);
 }
 
 #[test]

@@ -205,6 +205,19 @@ impl Repository {
         Ok(Repository { location, env: env.clone(), params, sealer: Arc::new(sealer), signing, datasets: Mutex::default() })
     }
 
+    /// Whether a repository is just made and nobody has written into it, not even that it was made: what an interrupted `init` leaves.
+    pub fn is_unused(location: &Location) -> Result<bool> {
+        for (store, folder) in
+            [(&location.keys, "ledger/"), (&location.keys, "datasets/"), (&location.data, "archives/"), (&location.data, "packs/")]
+        {
+            if !store.list(folder)?.is_empty() {
+                return Ok(false);
+            }
+        }
+        // Without its slots it is not new: its keys' side is gone.
+        Ok(!location.keys.list("slots/")?.is_empty())
+    }
+
     /// The repository's id.
     pub fn id(&self) -> &RepoId {
         &self.params.id

@@ -2,12 +2,12 @@
 //! each takes requests before and after it is worked on: so the next pack is fetched while one is opened and sealed and a finished one is
 //! stored. Memory: a pack in each of these three hands, and the new one that is being filled.
 
+use super::super::Repository;
 use super::super::bulk::GAP;
 use super::super::chunk;
 use super::super::fetch::{at_once, hands};
 use super::super::id::PackId;
 use super::super::sheet::{Row, Sheet};
-use super::super::Repository;
 use super::Sweep;
 use crate::store::{StoreError, Wiped};
 use crate::{Error, Result};
@@ -58,11 +58,7 @@ impl Sweep<'_> {
     }
 
     /// Opens what lives, checks it and seals it into new packs; hands over each that is full, and the last one.
-    fn move_living(
-        &self,
-        packs: impl Iterator<Item = (Sheet, Result<Parts>)>,
-        full: &mut dyn FnMut(Filling) -> Result<()>,
-    ) -> Result<()> {
+    fn move_living(&self, packs: impl Iterator<Item = (Sheet, Result<Parts>)>, full: &mut dyn FnMut(Filling) -> Result<()>) -> Result<()> {
         let target = self.repo.params().sizes.pack as usize;
         let mut fill: Option<Filling> = None;
         for (mut sheet, parts) in packs {
@@ -225,6 +221,8 @@ mod tests {
         for row in &rows[..4] {
             assert_eq!(part_of(&parts, row).unwrap(), (row.offset..row.offset + row.stored).map(|n| n as u8).collect::<Vec<_>>());
         }
-        assert!(part_of(&parts, &rows[4]).is_none() && part_of(&parts, &row(0, 5)).is_none() && part_of(&parts, &row(150, 20 + gap)).is_none());
+        assert!(
+            part_of(&parts, &rows[4]).is_none() && part_of(&parts, &row(0, 5)).is_none() && part_of(&parts, &row(150, 20 + gap)).is_none()
+        );
     }
 }
