@@ -479,7 +479,7 @@ fn how_long_copies_stay_is_stated_and_nothing_is_changed_by_it() {
     assert_eq!(number(&late, "/retention/datasets/0/requests/overdue"), 1);
     let id = string(&opened, "/request/id");
     place.json("2026-11-10T09:00:00Z", &["propagate", "--request", &id], 3);
-    place.write("reseal.yaml", &CONFIG.replace("  crm:\n", "  other:\n"));
+    place.write("reseal.yaml", &CONFIG.replace("  crm:\n", "  other:\n").replace("to: crm.", "to: other."));
     let stated = place.json("2026-11-11T09:00:00Z", &["retention"], 3);
     assert_eq!(string(&stated, "/retention/exports/0/state"), "outdated");
     assert!(stated["retention"]["datasets"][0]["rules"].is_null() && string(&stated, "/retention/datasets/0/stays").contains("not known"));
