@@ -63,6 +63,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use zeroize::Zeroizing;
 
 pub use dataset::Dataset;
+pub(crate) use fetch::{at_once, hands};
 pub use head::{Head, Heads, Listed};
 pub use id::{ArchiveId, HostId, PackId, RepoId, SlotId};
 pub use index::{ChunkIndex, PackInfo, Place};
