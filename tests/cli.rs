@@ -420,6 +420,73 @@ fn two_nights_a_request_an_erasure_and_the_proof() {
 }
 
 #[test]
+fn an_init_that_was_interrupted_is_completed_by_the_same_command() {
+    let place = Place::new();
+    // What it leaves that ends before the first entry of the ledger.
+    std::fs::remove_dir_all(place.path("backups/ledger")).unwrap();
+    std::fs::remove_dir_all(place.path("state")).unwrap();
+    assert!(place.ok(&["init"]).contains("interrupted init"));
+    place.fails(&["init"], 1, &["is a repository already"]);
+    place.ok(&["backup"]);
+    place.ok(&["audit", "--check"]);
+    // A ledger that is gone is not a repository that was just made.
+    std::fs::remove_dir_all(place.path("backups/ledger")).unwrap();
+    place.fails(&["init"], 1, &["is a repository already"]);
+}
+
+/// Every object of the repository, with its bytes.
+fn objects(folder: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+    let mut out = std::collections::BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            out.extend(objects(&path));
+        } else {
+            out.insert(path.clone(), std::fs::read(&path).unwrap());
+        }
+    }
+    out
+}
+
+#[test]
+fn how_long_copies_stay_is_stated_and_nothing_is_changed_by_it() {
+    let place = Place::with_nights();
+    let before = objects(&place.path("backups"));
+    const NOW: &str = "2026-11-03T09:00:00Z";
+    let stated = place.json(NOW, &["retention"], 0);
+    let dataset = &stated["retention"]["datasets"][0];
+    assert_eq!((string(dataset, "/dataset"), number(dataset, "/archives")), ("crm".into(), 2));
+    assert_eq!(string(dataset, "/oldest/created_at")[..10], *"2026-11-01");
+    assert_eq!(number(dataset, "/rules/retention/max_archives"), 3);
+    assert_eq!((string(dataset, "/rules/erasure/mode"), string(dataset, "/rules/erasure/cooling_off")), ("rewrite".into(), "3d".into()));
+    assert!(string(dataset, "/last_expires_at")[..10] > *"2026-11-03");
+    assert_eq!(stated["retention"]["not_known"].as_array().map(Vec::len), Some(0), "{stated:#}");
+    let page = place.at(NOW, &["retention", "crm"]);
+    for words in ["# Retention of personal data in backups", "## crm", "at most 3 archives", "every archive is rewritten", "## Not covered"]
+    {
+        assert!(page.contains(words), "{words}:\n{page}");
+    }
+    assert!(page.contains(&string(&stated, "/retention/repository")));
+    place.ok(&["retention", "--out", "statement.md"]);
+    assert!(std::fs::read_to_string(place.path("statement.md")).unwrap().contains("## crm"));
+    place.fails(&["retention", "--out", "statement.md"], 1, &["statement.md"]);
+    place.fails(&["retention", "nosuch"], 2, &["nosuch"]);
+    assert!(before == objects(&place.path("backups")), "a statement changes nothing");
+    // An erasure that an older export of the keys undoes; a dataset whose rules nobody knows any more.
+    place.at(NOW, &["keys", "export", "old.keys", "--label", "safe"]);
+    let opened = place.json(NOW, &["request", "open", "--identity-file", "jane.yaml"], 0);
+    let late = place.json("2026-12-10T09:00:00Z", &["retention"], 0);
+    assert_eq!(number(&late, "/retention/datasets/0/requests/overdue"), 1);
+    let id = string(&opened, "/request/id");
+    place.json("2026-11-10T09:00:00Z", &["propagate", "--request", &id], 3);
+    place.write("reseal.yaml", &CONFIG.replace("  crm:\n", "  other:\n").replace("to: crm.", "to: other."));
+    let stated = place.json("2026-11-11T09:00:00Z", &["retention"], 3);
+    assert_eq!(string(&stated, "/retention/exports/0/state"), "outdated");
+    assert!(stated["retention"]["datasets"][0]["rules"].is_null() && string(&stated, "/retention/datasets/0/stays").contains("not known"));
+    assert!(string(&stated, "/retention/not_known/0").contains("crm is not in the configuration"));
+}
+
+#[test]
 fn the_tar_stream_is_the_result() {
     let place = Place::with_nights();
     let out = place.command(&["export", "latest", "--path", "*.csv"]).output().unwrap();

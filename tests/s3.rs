@@ -7,6 +7,8 @@
 mod common;
 
 use common::weed::server;
+use jiff::SignedDuration;
+use reseal::env::{Clock, SystemClock};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -35,11 +37,13 @@ const DATASET: &str = r#"
 
 struct Place {
     dir: tempfile::TempDir,
+    /// By how much the program's clock is behind.
+    behind: SignedDuration,
 }
 
 impl Place {
     fn new(endpoint: &str, repository: &str, more: &str) -> Place {
-        let place = Place { dir: tempfile::tempdir().unwrap() };
+        let place = Place { dir: tempfile::tempdir().unwrap(), behind: SignedDuration::ZERO };
         std::fs::create_dir(place.path("data")).unwrap();
         let text = format!(
             "version: 1\nrepository: {repository}\nstate_dir: ./state\ns3: {{endpoint: '{endpoint}', region: us-east-1}}\n{more}\ndatasets:\n  crm:{DATASET}"
@@ -66,14 +70,21 @@ impl Place {
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_reseal"))
+        self.command(arguments).output().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_reseal"));
+        command
             .current_dir(self.dir.path())
             .env("RESEAL_KEY_FILE", self.path("key"))
             .env("RESEAL_ACTOR", "tester")
             .arg("--json")
-            .args(arguments)
-            .output()
-            .unwrap()
+            .args(arguments);
+        if !self.behind.is_zero() {
+            command.env("RESEAL_NOW", (now() - self.behind).to_string());
+        }
+        command
     }
 
     fn code(&self, arguments: &[&str], code: i32) -> Value {
@@ -86,6 +97,10 @@ impl Place {
     fn ok(&self, arguments: &[&str]) -> Value {
         self.code(arguments, 0)
     }
+}
+
+fn now() -> jiff::Timestamp {
+    SystemClock.now()
 }
 
 fn prefix(name: &str) -> String {
@@ -163,6 +178,88 @@ fn the_main_job_with_locked_packs_and_keys_elsewhere() {
     let rotated = place.ok(&["rotate"]);
     assert_eq!(rotated["datasets"][0]["gone"], "PASS", "{rotated:#}");
     assert!(!rotated["datasets"][0]["locked"].as_array().unwrap().is_empty());
+}
+
+/// Tries to remove every version that hides behind a marker, with the right of an administrator to end a governance lock; those that stay.
+fn remove_by_force(endpoint: &str, bucket: &str, prefix: &str) -> (usize, Vec<String>) {
+    use aws_config::environment::credentials::EnvironmentVariableCredentialsProvider;
+    use aws_sdk_s3::config::{BehaviorVersion, Config, Region};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let config = Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .credentials_provider(EnvironmentVariableCredentialsProvider::new())
+            .region(Region::new("us-east-1"))
+            .endpoint_url(endpoint)
+            .force_path_style(true)
+            .build();
+        let client = aws_sdk_s3::Client::from_conf(config);
+        let listed = client.list_object_versions().bucket(bucket).prefix(prefix).send().await.unwrap();
+        let hidden = || listed.versions().iter().filter(|v| v.is_latest() != Some(true));
+        let mut stayed = Vec::new();
+        for v in hidden() {
+            let delete = client.delete_object().bucket(bucket).key(v.key().unwrap()).version_id(v.version_id().unwrap());
+            if let Err(e) = delete.bypass_governance_retention(true).send().await {
+                eprintln!("by force: {:?}", e.raw_response().map(|r| r.status()));
+                stayed.push(v.key().unwrap().to_string());
+            }
+        }
+        (hidden().count(), stayed)
+    })
+}
+
+#[test]
+fn packs_locked_in_compliance_mode_lose_their_keys_at_once_and_their_bytes_when_the_lock_ends() {
+    let Some((endpoint, bucket)) = server("RESEAL_TEST_S3_LOCKABLE") else { return };
+    let Some((_, keys)) = server("RESEAL_TEST_S3_VERSIONED") else { return };
+    let objects = |report: &Value| -> Vec<(String, jiff::Timestamp)> {
+        let locked = report["locked"].as_array().unwrap().iter();
+        locked.map(|l| (l["object"].as_str().unwrap().into(), l["locked_until"].as_str().unwrap().parse().unwrap())).collect()
+    };
+    // A lock of a day, put by a clock that is almost a day behind, ends soon; on a machine with other work that may be too soon.
+    for lasts in [60, 240, 900] {
+        let prefix = prefix(&format!("compliance{lasts}"));
+        let mut place = Place::new(&endpoint, &format!("s3://{bucket}/{prefix}"), &format!("keys: s3://{keys}/{prefix}-keys"));
+        let config = std::fs::read_to_string(place.path("reseal.yaml")).unwrap();
+        let locked = config.replace("    retention:", "    lock: {mode: compliance, days: 1}\n    retention:");
+        std::fs::write(place.path("reseal.yaml"), locked).unwrap();
+        place.behind = SignedDuration::from_hours(24) - SignedDuration::from_secs(lasts);
+        place.ok(&["init"]);
+        place.ok(&["backup"]);
+        let first_ends = now() + SignedDuration::from_secs(lasts) - SignedDuration::from_secs(15);
+        let id = place.ok(&["request", "open", "--identity-file", "jane.yaml"])["request"]["id"].as_str().unwrap().to_string();
+        let report = place.ok(&["propagate", "--request", &id, "--now", "--reason", "a test"]);
+        // Nobody ends it early, and nothing that is tried says it is gone.
+        let rotated = place.ok(&["rotate"]);
+        let stated = place.ok(&["retention"]);
+        let (hidden, stayed) = remove_by_force(&endpoint, &bucket, &format!("{prefix}/packs/"));
+        if now() > first_ends {
+            eprintln!("too slow for a lock of {lasts} s");
+            continue;
+        }
+        let locked = objects(&report["propagation"]);
+        assert!(!locked.is_empty() && report["propagation"]["listing"]["left"] == 0, "{report:#}");
+        assert_eq!(place.ok(&["certificate", &id])["body"]["result"], "PASS", "the keys are gone, and what is locked is named");
+        assert_eq!((hidden, stayed.len()), (locked.len(), locked.len()), "a compliance lock was ended by force");
+        assert_eq!(
+            (&rotated["datasets"][0]["gone"], objects(&rotated["datasets"][0])),
+            (&Value::from("PASS"), locked.clone()),
+            "{rotated:#}"
+        );
+        assert_eq!(objects(&stated["retention"]["datasets"][0]), locked, "{stated:#}");
+        let ends = locked.iter().map(|(_, until)| *until).max().unwrap() + SignedDuration::from_secs(2);
+        while now() < ends {
+            std::thread::sleep(std::time::Duration::from_millis(500));
+        }
+        place.behind = SignedDuration::ZERO;
+        let rotated = place.ok(&["rotate"]);
+        assert_eq!(rotated["datasets"][0]["gone"], "PASS", "{rotated:#}");
+        assert!(objects(&rotated["datasets"][0]).is_empty(), "the first rotation after the lock's end deletes it: {rotated:#}");
+        assert_eq!(remove_by_force(&endpoint, &bucket, &format!("{prefix}/packs/")).0, 0);
+        place.ok(&["verify", "--read-data"]);
+        return;
+    }
+    panic!("this machine is too slow to look at a lock before it ends");
 }
 
 #[test]

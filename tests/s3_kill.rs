@@ -307,7 +307,7 @@ impl<'a> World<'a> {
                 took.as_secs_f64()
             );
             self.tally.0 += u32::from(!victim.is_empty());
-            if ran.code == Some(0) {
+            if ran.code == Some(0) || made_before(args, &ran) {
                 self.tally.2 += u32::from(!victim.is_empty());
                 return ran;
             }
@@ -322,7 +322,8 @@ impl<'a> World<'a> {
             assert!(said.contains("s3://kill-") && said.contains(&self.server.endpoint()), "{name}: where? {said}");
             assert!(took < Duration::from_secs(SHORT) + SLACK, "{name}: it took {took:?}: {said}");
         }
-        self.run(now, args, configs.0, key, None, false).0.ok()
+        let ran = self.run(now, args, configs.0, key, None, false).0;
+        if made_before(args, &ran) { ran } else { ran.ok() }
     }
 
     /// Not disturbed, and not counted.
@@ -355,6 +356,11 @@ impl<'a> World<'a> {
 
 const LATER: &str = "2026-10-16T01:00:00Z";
 const COPY: (&str, &str) = ("copy.yaml", "copy-short.yaml");
+
+/// Of an `init` whose last answer got lost, the next one is told that it is done.
+fn made_before(args: &[&str], ran: &Ran) -> bool {
+    args.first() == Some(&"init") && ran.code == Some(1) && ran.stderr.contains("is a repository already")
+}
 
 /// Every verb once; what every archive is at the end.
 fn job(w: &mut World, apart: bool) -> BTreeMap<String, Tree> {

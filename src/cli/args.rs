@@ -89,6 +89,8 @@ pub enum Command {
     Drill(Drill),
     /// The signed proof of a request
     Certificate(Certificate),
+    /// How long copies of personal data can stay in the backups: a statement to hand out
+    Retention(Retention),
     /// Backup, due erasures, rotation, sample verification, drill when due: for cron or a systemd timer
     Nightly(Nightly),
     /// Who can open the repository
@@ -206,6 +208,17 @@ pub struct Export {
     /// The gate.
     #[command(flatten)]
     pub gate: SkipGate,
+}
+
+/// `reseal retention`
+#[derive(Debug, Args)]
+pub struct Retention {
+    /// About which datasets [default: all]
+    #[arg(value_name = "DATASET")]
+    pub datasets: Vec<String>,
+    /// Into this new file instead of standard output (Markdown)
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 /// `reseal subject`

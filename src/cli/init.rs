@@ -16,13 +16,28 @@ use std::sync::Arc;
 pub fn run(cx: &Context, args: &Init) -> Result<u8> {
     let config = cx.config()?;
     let (location, meters) = location(&config, &cx.env, true)?;
+    let begun = match location.data.get(params::KEY) {
+        Ok(_) => true,
+        Err(e) if e.is_missing() => false,
+        Err(e) => return Err(e.into()),
+    };
     // Before anybody types a passphrase twice.
-    if location.data.get(params::KEY).is_ok() {
+    if begun && !Repository::is_unused(&location)? {
         return Err(Error::Refused(format!("{} is a repository already", config.repository)));
     }
-    let (secret, kept) = secrets::fresh(Which::Current, cx.global.key_file.as_deref(), cx.env.random.as_ref(), &cx.ui)?;
-    let options = InitOptions { label: args.label.clone(), ..InitOptions::default() };
-    let repo = Arc::new(Repository::init(location, &secret, options, &cx.env)?);
+    let (secret, kept) = if begun {
+        cx.ui.say("an interrupted init made the repository; this one completes it, with the same secret");
+        (cx.secret()?, "the secret that it was made with".to_string())
+    } else {
+        secrets::fresh(Which::Current, cx.global.key_file.as_deref(), cx.env.random.as_ref(), &cx.ui)?
+    };
+    let repo = if begun {
+        Repository::open(location, &secret, &cx.env)?
+    } else {
+        let options = InitOptions { label: args.label.clone(), ..InitOptions::default() };
+        Repository::init(location, &secret, options, &cx.env)?
+    };
+    let repo = Arc::new(repo);
     let catalog = cx.catalog(&config, &repo)?;
     let (at, keys) = (config.repository.to_string(), config.keys.as_ref().map(ToString::to_string));
     let actor = cx.actor(&config)?;

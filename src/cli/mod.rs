@@ -25,6 +25,7 @@ mod progress;
 mod propagate;
 mod request;
 mod restore;
+mod retention;
 mod rotate;
 mod schema;
 mod secrets;
@@ -117,6 +118,7 @@ fn dispatch(cx: &Context, command: Command) -> Result<u8> {
         Command::Verify(a) => verify::run(cx, &a),
         Command::Drill(a) => drill::run(cx, &a),
         Command::Certificate(a) => certificate::run(cx, &a),
+        Command::Retention(a) => retention::run(cx, &a),
         Command::Nightly(a) => nightly::run(cx, &a),
         Command::Keys(a) => keys::run(cx, &a),
         Command::Intake(a) => intake::run(cx, &a),

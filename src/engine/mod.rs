@@ -25,6 +25,7 @@ pub mod restore;
 pub mod rotate;
 pub mod session;
 pub mod state;
+pub mod statement;
 pub mod subject;
 pub mod verify;
 pub mod wanted;

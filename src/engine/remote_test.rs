@@ -4,7 +4,7 @@
 use super::event::Verdict;
 use super::propagate::{Options, Scope, execute, plan};
 use super::session::Session;
-use super::{backup, certificate, request, restore, rotate, verify};
+use super::{backup, certificate, request, restore, rotate, statement, verify};
 use crate::catalog::Catalog;
 use crate::config;
 use crate::crypto::kdf::KdfParams;
@@ -12,11 +12,11 @@ use crate::crypto::secret::Secret;
 use crate::env::{Clock, Env, Silent, Stop, SystemRandom};
 use crate::policy::Kind;
 use crate::repository::{InitOptions, Location, Repository};
-use crate::store::Store;
 use crate::store::fault::Counting;
 use crate::store::local::LocalStore;
 use crate::store::s3::fake::{Fake, Fault, Op};
 use crate::store::s3::{Lock, LockMode, Options as Bucket, S3Store};
+use crate::store::{Aspect, Level, Store};
 use crate::{Error, Result};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -348,6 +348,69 @@ fn what_is_locked_loses_its_keys_at_once_and_its_bytes_when_the_lock_ends() {
         let session = scene.open().unwrap();
         assert!(verify::verify(&session, &[], 1.0).unwrap().iter().all(|c| c.verdict == Verdict::Pass));
     }
+}
+
+#[test]
+fn a_statement_of_retention_names_what_a_bucket_does_and_what_is_not_known() {
+    let fake = Fake::versioned();
+    fake.bucket().lockable = true;
+    let mut scene = Scene::new(fake, false);
+    scene.bucket.locks = [("crm".to_string(), Lock { mode: LockMode::Compliance, days: 30 })].into();
+    scene.init();
+    scene.insist(|s| scene.backup(s));
+    let statement = |what: &str| {
+        let before = scene.fake.bucket().log.len();
+        let made = scene.command(|s| statement::make(s, &[])).unwrap();
+        let log = scene.fake.bucket().log[before..].to_vec();
+        assert!(log.iter().all(|l| !l.starts_with("Put") && !l.starts_with("Delete") && !l.starts_with("Create")), "{what}: {log:?}");
+        made
+    };
+    let made = statement("fresh");
+    assert_eq!((made.datasets.len(), made.datasets[0].archives, made.not_known.len()), (1, 1, 0), "{made:?}");
+    assert!(made.storage.iter().any(|f| f.aspect == Aspect::Versions && f.level == Level::Note), "versions are named");
+    assert_eq!(made.datasets[0].locked.as_ref().map(Vec::len), Some(0));
+    assert!(made.datasets[0].stays().contains("without an end") && made.datasets[0].last_expires.is_none());
+    assert!(made.datasets[0].reach().contains("every archive is rewritten"));
+
+    scene.insist(|s| scene.ask(s, "p7@example.org"));
+    let made = statement("asked");
+    assert_eq!((made.datasets[0].open_requests, made.datasets[0].overdue_requests), (1, 0));
+    scene.clock.0.fetch_add(40 * 86_400, Ordering::SeqCst);
+    assert_eq!(statement("late").datasets[0].overdue_requests, 1);
+    scene.clock.0.fetch_sub(36 * 86_400, Ordering::SeqCst);
+    scene.command(|s| scene.erase(s)).unwrap();
+    let made = statement("erased");
+    let locked = made.datasets[0].locked.as_ref().unwrap();
+    assert!(!locked.is_empty() && locked.iter().all(|l| l.object.starts_with("packs/crm/") && l.until.is_some()), "{locked:?}");
+    assert_eq!(made.datasets[0].open_requests, 0);
+
+    scene.fake.bucket().lifecycle = vec![s3s::dto::LifecycleRule {
+        id: Some("tidy".into()),
+        status: s3s::dto::ExpirationStatus::from_static(s3s::dto::ExpirationStatus::ENABLED),
+        filter: Some(s3s::dto::LifecycleRuleFilter::default()),
+        expiration: Some(s3s::dto::LifecycleExpiration { days: Some(90), ..Default::default() }),
+        abort_incomplete_multipart_upload: None,
+        noncurrent_version_expiration: None,
+        noncurrent_version_transitions: None,
+        prefix: None,
+        transitions: None,
+    }];
+    scene.fake.bucket().denied = vec!["GetBucketReplication"];
+    let made = statement("meddled with");
+    let lifecycle = made.storage.iter().find(|f| f.aspect == Aspect::Lifecycle).unwrap();
+    assert!(lifecycle.level == Level::Warning && lifecycle.text.contains("tidy"), "{lifecycle:?}");
+    assert!(
+        made.not_known.len() == 1 && made.not_known[0].contains("replication"),
+        "what may not be asked is not known: {:?}",
+        made.not_known
+    );
+    scene.fake.bucket().denied = vec!["ListObjectVersions"];
+    let made = scene.command(|s| statement::make(s, &[])).unwrap();
+    assert!(
+        made.datasets[0].locked.is_none() && made.not_known.iter().any(|n| n.contains("what locks still keep")),
+        "{:?}",
+        made.not_known
+    );
 }
 
 #[test]

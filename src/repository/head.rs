@@ -2,7 +2,7 @@
 //! object, so that the old one stays whole until the new one has been read back.
 
 use super::entry::Tree;
-use super::fetch::fetch_all;
+use super::fetch::{at_once, fetch_all, hands};
 use super::id::ArchiveId;
 use super::sealer::How;
 use super::{Repository, cbor, dataset};
@@ -170,6 +170,24 @@ impl Repository {
         out.latest.sort_by_key(|l| (l.head.created_at, l.head.archive));
         out.older.sort_by_key(|l| (l.head.created_at, l.head.archive, l.head.generation));
         Ok(out)
+    }
+
+    /// Stores several heads, at the same time where each has its round trips; `before` is called before each.
+    pub fn put_heads(&self, heads: &[&Head], before: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
+        at_once(hands(&*self.location().data), heads.to_vec(), |head| {
+            before()?;
+            self.put_head(head)
+        })?;
+        Ok(())
+    }
+
+    /// Deletes several heads like [`Repository::delete_head`], at the same time where each has its round trips; `before` is called before each.
+    pub fn delete_heads(&self, heads: &[&Head], before: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
+        at_once(hands(&*self.location().data), heads.to_vec(), |head| {
+            before()?;
+            self.delete_head(&head.dataset, &head.archive, head.generation)
+        })?;
+        Ok(())
     }
 
     /// Deletes one generation; no error when it is not there. One that a bucket's own lock keeps is hidden from every listing of heads,

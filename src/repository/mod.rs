@@ -63,6 +63,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use zeroize::Zeroizing;
 
 pub use dataset::Dataset;
+pub(crate) use fetch::{at_once, hands};
 pub use head::{Head, Heads, Listed};
 pub use id::{ArchiveId, HostId, PackId, RepoId, SlotId};
 pub use index::{ChunkIndex, PackInfo, Place};
@@ -203,6 +204,19 @@ impl Repository {
             return Err(Error::damaged(params::KEY, "it is not what the sealed copy of its digest says"));
         }
         Ok(Repository { location, env: env.clone(), params, sealer: Arc::new(sealer), signing, datasets: Mutex::default() })
+    }
+
+    /// Whether a repository is just made and nobody has written into it, not even that it was made: what an interrupted `init` leaves.
+    pub fn is_unused(location: &Location) -> Result<bool> {
+        for (store, folder) in
+            [(&location.keys, "ledger/"), (&location.keys, "datasets/"), (&location.data, "archives/"), (&location.data, "packs/")]
+        {
+            if !store.list(folder)?.is_empty() {
+                return Ok(false);
+            }
+        }
+        // Without its slots it is not new: its keys' side is gone.
+        Ok(!location.keys.list("slots/")?.is_empty())
     }
 
     /// The repository's id.

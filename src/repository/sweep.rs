@@ -6,10 +6,14 @@
 //! 3. a pack that is mostly dead (or cannot be wiped) is compacted: what lives is sealed again, under fresh keys, into a new pack;
 //!    only when that and its sheet are durable do the old sheet and then the old pack go.
 //!
+//! Where each request has its round trips, steps that do not wait for each other go at the same time: sheets of different packs, and
+//! fetching, sealing and storing of different packs. The order above holds for each pack.
+//!
 //! Nothing that lives is ever dropped on the word of a copy that has not been opened and checked.
 
 use super::dataset::Dataset;
 use super::entry::{ChunkId, Role};
+use super::fetch::{at_once, hands};
 use super::id::PackId;
 use super::sheet::{self, Row, Sheet, pack_key, role_byte};
 use super::{Repository, chunk};
@@ -17,7 +21,10 @@ use crate::store::{StoreError, Wiped};
 use crate::{Error, Result};
 use jiff::Timestamp;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use zeroize::Zeroizing;
+
+mod compact;
 
 /// How a sweep goes about it.
 #[derive(Debug, Clone, Copy)]
@@ -84,49 +91,66 @@ pub fn drop_chunks_while(
     dataset: &Dataset,
     keep: &dyn Fn(&ChunkId, Role) -> bool,
     options: DropOptions,
-    ours: &dyn Fn() -> Result<()>,
+    ours: &(dyn Fn() -> Result<()> + Sync),
 ) -> Result<Dropped> {
     let (sheets, damaged) = repo.sheets(dataset)?;
-    let mut sweep = Sweep { repo, dataset, options, ours, out: Dropped { damaged, ..Dropped::default() } };
+    let sweep = Sweep { repo, dataset, options, ours, out: Mutex::new(Dropped { damaged, ..Dropped::default() }) };
     let sheets: Vec<Sheet> = sheets.into_iter().map(|(s, _)| s).collect();
-    let copies = sweep.spare_copies(&sheets, keep);
-    let mut mostly_dead = Vec::new();
+    let copies = sweep.spare_copies(&sheets, keep)?;
+    let (mut dead_packs, mut smaller) = (Vec::new(), Vec::new());
     for sheet in sheets {
-        repo.env().stop.check("the destruction of old chunks; run it again to complete it")?;
         let dead = |row: &Row| !keep(&row.id, row.role) || copies.contains(&(sheet.pack, row.ordinal));
         if sheet.pending.is_empty() && !sheet.rows.iter().any(dead) {
             continue;
         }
-        let pack = sheet.pack;
         let doomed: HashSet<u32> = sheet.rows.iter().filter(|r| dead(r)).map(|r| r.ordinal).collect();
-        if let Some(sheet) = sweep.sheet(sheet, &doomed)? {
-            debug_assert_eq!(sheet.pack, pack);
-            mostly_dead.push(sheet);
+        match sweep.without(sheet, &doomed) {
+            Rest::Nothing(pack) => dead_packs.push(pack),
+            Rest::Smaller(sheet) => smaller.push((sheet, !doomed.is_empty())),
         }
     }
-    sweep.compact(mostly_dead)?;
     if !options.dry_run {
-        sweep.orphans()?;
         let location = repo.location();
-        sweep.out.leftovers += location.data.remove_leftovers()?;
+        sweep.delete(&dead_packs)?;
+        let mostly_dead = at_once(hands(&*location.keys), smaller, |(sheet, changed)| sweep.shrink(sheet, changed))?;
+        sweep.compact(mostly_dead.into_iter().flatten().collect())?;
+        sweep.orphans()?;
+        let mut leftovers = location.data.remove_leftovers()?;
         if !std::sync::Arc::ptr_eq(&location.data, &location.keys) {
-            sweep.out.leftovers += location.keys.remove_leftovers()?;
+            leftovers += location.keys.remove_leftovers()?;
         }
+        sweep.out().leftovers += leftovers;
     }
-    Ok(sweep.out)
+    Ok(sweep.out.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// What a pack's sheet is without the dead.
+enum Rest {
+    /// Nothing lives in the pack.
+    Nothing(PackId),
+    /// These rows do, and these ranges are to be wiped.
+    Smaller(Sheet),
 }
 
 struct Sweep<'a> {
     repo: &'a Repository,
     dataset: &'a Dataset,
     options: DropOptions,
-    ours: &'a dyn Fn() -> Result<()>,
-    out: Dropped,
+    ours: &'a (dyn Fn() -> Result<()> + Sync),
+    out: Mutex<Dropped>,
 }
 
 impl Sweep<'_> {
     fn pack_key(&self, pack: &PackId) -> String {
         pack_key(self.dataset.name(), pack)
+    }
+
+    fn out(&self) -> MutexGuard<'_, Dropped> {
+        self.out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_stop(&self) -> Result<()> {
+        self.repo.env().stop.check("the destruction of old chunks; run it again to complete it")
     }
 
     fn put_sheet(&self, sheet: &Sheet) -> Result<()> {
@@ -135,7 +159,7 @@ impl Sweep<'_> {
     }
 
     /// Chunks that lie in two packs (a compaction was interrupted): the copies to drop, once one of them has been opened and checked.
-    fn spare_copies(&mut self, sheets: &[Sheet], keep: &dyn Fn(&ChunkId, Role) -> bool) -> HashSet<(PackId, u32)> {
+    fn spare_copies(&self, sheets: &[Sheet], keep: &dyn Fn(&ChunkId, Role) -> bool) -> Result<HashSet<(PackId, u32)>> {
         let mut first: HashMap<(ChunkId, u8), usize> = HashMap::with_capacity(sheets.iter().map(|s| s.rows.len()).sum());
         let mut doubled: HashSet<(ChunkId, u8)> = HashSet::new();
         for (n, sheet) in sheets.iter().enumerate() {
@@ -145,9 +169,8 @@ impl Sweep<'_> {
                 }
             }
         }
-        let mut spare = HashSet::new();
         if doubled.is_empty() {
-            return spare;
+            return Ok(HashSet::new());
         }
         let mut copies: HashMap<(ChunkId, u8), Vec<(&Sheet, &Row)>> = HashMap::new();
         for sheet in sheets {
@@ -158,15 +181,15 @@ impl Sweep<'_> {
                 }
             }
         }
-        for mut copies in copies.into_values() {
+        let spare = at_once(hands(&*self.repo.location().data), copies.into_values().collect(), |mut copies| {
+            self.check_stop()?;
             // The fullest pack keeps it: the other one is what was being compacted.
             copies.sort_by_key(|(sheet, row)| (sheet.size - sheet.live(), sheet.pack, row.ordinal));
-            let good = copies.iter().position(|(sheet, row)| self.open(&sheet.pack, row).is_ok());
-            if let Some(good) = good {
-                spare.extend(copies.iter().enumerate().filter(|(n, _)| *n != good).map(|(_, (sheet, row))| (sheet.pack, row.ordinal)));
-            }
-        }
-        spare
+            let Some(good) = copies.iter().position(|(sheet, row)| self.open(&sheet.pack, row).is_ok()) else { return Ok(Vec::new()) };
+            let others = copies.iter().enumerate().filter(|(n, _)| *n != good);
+            Ok(others.map(|(_, (sheet, row))| (sheet.pack, row.ordinal)).collect())
+        })?;
+        Ok(spare.into_iter().flatten().collect())
     }
 
     /// The body of a chunk as it is stored inside its seal, after its plaintext has been checked.
@@ -187,41 +210,27 @@ impl Sweep<'_> {
         Ok(body)
     }
 
-    /// All of a pack where most of it is wanted: one request instead of one for each chunk.
-    fn whole(&self, sheet: &Sheet) -> Result<Option<Vec<u8>>> {
-        if sheet.live() * 4 < sheet.size {
-            return Ok(None);
-        }
-        match self.repo.location().data.get(&self.pack_key(&sheet.pack)) {
-            Ok(bytes) => Ok(Some(bytes)),
-            // Asked for one by one, what is missing is named.
-            Err(StoreError::Missing { .. } | StoreError::Short { .. }) => Ok(None),
-            Err(e) => Err(e.into()),
-        }
-    }
-
-    /// Steps 1 and 2 for one pack; gives back the sheet when the pack is to be compacted.
-    fn sheet(&mut self, mut sheet: Sheet, doomed: &HashSet<u32>) -> Result<Option<Sheet>> {
+    /// Takes the dead out of a sheet; nothing is stored yet.
+    fn without(&self, mut sheet: Sheet, doomed: &HashSet<u32>) -> Rest {
         let (dead, alive): (Vec<Row>, Vec<Row>) = std::mem::take(&mut sheet.rows).into_iter().partition(|r| doomed.contains(&r.ordinal));
         let ranges = dead.iter().map(|r| (u64::from(r.offset), u64::from(r.stored)));
-        self.out.chunks += dead.len() as u64;
-        self.out.bytes += ranges.clone().map(|(_, len)| len).sum::<u64>();
+        let mut out = self.out();
+        out.chunks += dead.len() as u64;
+        out.bytes += ranges.clone().map(|(_, len)| len).sum::<u64>();
         sheet.pending = merge(sheet.pending.iter().copied().chain(ranges).collect());
         sheet.rows = alive;
         if sheet.rows.is_empty() {
-            self.out.packs_deleted += 1;
-            if !self.options.dry_run {
-                self.delete(&sheet.pack)?;
-            }
-            return Ok(None);
+            out.packs_deleted += 1;
+            return Rest::Nothing(sheet.pack);
         }
-        if !dead.is_empty() {
-            self.out.sheets_rewritten += 1;
-        }
-        if self.options.dry_run {
-            return Ok(None);
-        }
-        if !dead.is_empty() {
+        out.sheets_rewritten += u64::from(!dead.is_empty());
+        Rest::Smaller(sheet)
+    }
+
+    /// Steps 1 and 2 for one pack; gives back the sheet when the pack is to be compacted.
+    fn shrink(&self, mut sheet: Sheet, changed: bool) -> Result<Option<Sheet>> {
+        self.check_stop()?;
+        if changed {
             self.put_sheet(&sheet)?;
         }
         let waste = (sheet.size - sheet.live()) as f64 / sheet.size.max(1) as f64;
@@ -235,94 +244,45 @@ impl Sweep<'_> {
     }
 
     /// Wipes what waits for it, and notes in the sheet that it is done. `None`: it could not be done now.
-    fn wipe(&mut self, sheet: &mut Sheet) -> Result<Option<Wiped>> {
+    fn wipe(&self, sheet: &mut Sheet) -> Result<Option<Wiped>> {
         let key = self.pack_key(&sheet.pack);
         match self.repo.location().data.wipe(&key, &sheet.pending) {
             Ok(Wiped::Done) => {
-                self.out.ranges_wiped += sheet.pending.len() as u64;
+                self.out().ranges_wiped += sheet.pending.len() as u64;
                 sheet.pending.clear();
                 self.put_sheet(sheet)?;
                 Ok(Some(Wiped::Done))
             }
             Ok(Wiped::Unsupported) => Ok(Some(Wiped::Unsupported)),
             Err(e) => {
-                self.out.left.push((key, e.into()));
+                self.out().left.push((key, e.into()));
                 Ok(None)
             }
         }
     }
 
-    /// Sheet first, then pack.
-    fn delete(&mut self, pack: &PackId) -> Result<()> {
-        self.repo.location().keys.delete(&sheet::key(self.dataset.name(), pack))?;
-        let key = self.pack_key(pack);
-        if let Err(e) = self.repo.location().data.delete(&key) {
-            self.out.stays(key, e);
+    /// All sheets first, then the packs.
+    fn delete(&self, packs: &[PackId]) -> Result<()> {
+        if packs.is_empty() {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    /// Step 3: moves what lives in these packs together into new ones.
-    fn compact(&mut self, packs: Vec<Sheet>) -> Result<()> {
-        let target = self.repo.params().sizes.pack as usize;
-        let mut fill: Option<Filling> = None;
-        for mut sheet in packs {
-            self.repo.env().stop.check("the destruction of old chunks; run it again to complete it")?;
-            let mut bodies = Vec::with_capacity(sheet.rows.len());
-            let mut failure = None;
-            let (key, whole) = (self.pack_key(&sheet.pack), self.whole(&sheet)?);
-            for row in &sheet.rows {
-                let from = row.offset as usize;
-                let sealed = whole.as_ref().and_then(|w| w.get(from..from.checked_add(row.stored as usize)?));
-                let opened = match sealed {
-                    Some(sealed) => self.open_sealed(&key, &sheet.pack, row, sealed.to_vec()),
-                    None => self.open(&sheet.pack, row),
-                };
-                match opened {
-                    Ok(body) => bodies.push(body),
-                    Err(e @ Error::Damaged { .. }) => failure = Some(e),
-                    Err(e) => return Err(e),
-                }
-            }
-            if let Some(failure) = failure {
-                // A damaged pack stays where it is: somebody may yet repair it. Its dead ranges go nevertheless.
-                self.out.damaged.push((key.clone(), failure));
-                if self.wipe(&mut sheet)? == Some(Wiped::Unsupported) {
-                    self.out.left.push((key.clone(), Error::damaged(key, "it cannot be compacted, and this store cannot wipe")));
-                }
-                continue;
-            }
-            let filling = match &mut fill {
-                Some(filling) => filling,
-                None => fill.insert(Filling::new(PackId::random(&*self.repo.env().random)?)),
-            };
-            for (row, body) in sheet.rows.iter().zip(bodies) {
-                filling.push(self.repo, row, body)?;
-            }
-            filling.sources.push(sheet.pack);
-            if filling.bytes.len() >= target
-                && let Some(full) = fill.take()
-            {
-                self.replace(full)?;
-            }
+        self.check_stop()?;
+        (self.ours)()?;
+        let location = self.repo.location();
+        let sheets: Vec<String> = packs.iter().map(|pack| sheet::key(self.dataset.name(), pack)).collect();
+        if let Some((_, e)) = location.keys.delete_many(&sheets).into_iter().next() {
+            return Err(e.into());
         }
-        fill.map_or(Ok(()), |rest| self.replace(rest))
-    }
-
-    /// The new pack and its sheet are durable before the old ones go.
-    fn replace(&mut self, new: Filling) -> Result<()> {
-        self.repo.location().data.put(&self.pack_key(&new.sheet.pack), &new.bytes)?;
-        self.put_sheet(&new.sheet)?;
-        for old in new.sources {
-            self.delete(&old)?;
-            self.out.packs_compacted += 1;
+        let keys: Vec<String> = packs.iter().map(|pack| self.pack_key(pack)).collect();
+        for (key, e) in location.data.delete_many(&keys) {
+            self.out().stays(key, e);
         }
         Ok(())
     }
 
     /// Deletes packs that no key sheet belongs to: written by somebody who never came to write the sheet, or whose sheet went first; and
     /// packs and heads that were locked when they were deleted, and hide behind a delete marker.
-    fn orphans(&mut self) -> Result<()> {
+    fn orphans(&self) -> Result<()> {
         let (name, location) = (self.dataset.name(), self.repo.location());
         // Packs that a put-only host handed in have their sheets in the intake until they are admitted.
         let mut with_sheet: HashSet<PackId> = HashSet::new();
@@ -340,46 +300,21 @@ impl Sweep<'_> {
         let readable: HashSet<&str> = heads.iter().filter(|h| h.is_latest && !h.is_delete_marker).map(|h| h.key.as_str()).collect();
         doomed.extend(heads.iter().filter(|h| !readable.contains(h.key.as_str())).map(|h| h.key.clone()));
         // What this very run has met already.
-        let known: HashSet<String> =
-            self.out.locked.iter().map(|(k, _)| k.clone()).chain(self.out.left.iter().map(|(k, _)| k.clone())).collect();
+        let known: HashSet<String> = {
+            let out = self.out();
+            out.locked.iter().map(|(k, _)| k.clone()).chain(out.left.iter().map(|(k, _)| k.clone())).collect()
+        };
         let doomed: Vec<String> = doomed.into_iter().filter(|k| !known.contains(k)).collect();
         if doomed.is_empty() {
             return Ok(());
         }
         (self.ours)()?;
         let stay = location.data.delete_many(&doomed);
-        self.out.orphans += (doomed.len() as u64).saturating_sub(stay.len() as u64);
+        let mut out = self.out();
+        out.orphans += (doomed.len() as u64).saturating_sub(stay.len() as u64);
         for (key, error) in stay {
-            self.out.stays(key, error);
+            out.stays(key, error);
         }
-        Ok(())
-    }
-}
-
-/// A new pack that living chunks move to.
-struct Filling {
-    bytes: Vec<u8>,
-    sheet: Sheet,
-    sources: Vec<PackId>,
-}
-
-impl Filling {
-    fn new(pack: PackId) -> Filling {
-        Filling { bytes: Vec::new(), sheet: Sheet { pack, size: 0, rows: Vec::new(), pending: Vec::new() }, sources: Vec::new() }
-    }
-
-    /// Seals a chunk's body for its new place, under a fresh key.
-    fn push(&mut self, repo: &Repository, old: &Row, mut body: Zeroizing<Vec<u8>>) -> Result<()> {
-        let mut row = old.duplicate();
-        repo.env().random.fill(&mut row.key)?;
-        row.ordinal = self.sheet.rows.len() as u32;
-        row.offset = self.bytes.len() as u32;
-        let mut sealed = std::mem::take(&mut *body);
-        chunk::seal_body(repo.id(), &self.sheet.pack, &row, &mut sealed)?;
-        row.stored = sealed.len() as u32;
-        self.bytes.extend_from_slice(&sealed);
-        self.sheet.size = self.bytes.len() as u64;
-        self.sheet.rows.push(row);
         Ok(())
     }
 }

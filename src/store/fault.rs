@@ -158,6 +158,9 @@ pub struct Faulty {
     changes: AtomicU64,
     fail_from: AtomicU64,
     no_wipe: AtomicBool,
+    remote: AtomicBool,
+    /// Prefix, and how many writes below it go well before one fails.
+    one_write: Mutex<Option<(String, u64)>>,
     tamper: Mutex<Option<Tamper>>,
 }
 
@@ -169,6 +172,8 @@ impl Faulty {
             changes: AtomicU64::new(0),
             fail_from: AtomicU64::new(u64::MAX),
             no_wipe: AtomicBool::new(false),
+            remote: AtomicBool::new(false),
+            one_write: Mutex::new(None),
             tamper: Mutex::new(None),
         }
     }
@@ -195,6 +200,16 @@ impl Faulty {
         self.no_wipe.store(yes, Ordering::SeqCst);
     }
 
+    /// Whether it passes for a service's store, whose requests have their round trips.
+    pub fn as_remote(&self, yes: bool) {
+        self.remote.store(yes, Ordering::SeqCst);
+    }
+
+    /// Of the writes below a prefix from now on, the `n`-th (from 0) fails without effect, and only that one.
+    pub fn fail_one_write(&self, prefix: &str, n: u64) {
+        *self.one_write.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((prefix.to_string(), n));
+    }
+
     /// Changes everything that is read from now on.
     pub fn set_tamper(&self, tamper: Option<Tamper>) {
         *self.tamper.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = tamper;
@@ -202,7 +217,15 @@ impl Faulty {
 
     fn change(&self, action: &'static str, key: &str) -> StoreResult<()> {
         let n = self.changes.fetch_add(1, Ordering::SeqCst);
-        if n < self.fail_from.load(Ordering::SeqCst) {
+        let mut one = self.one_write.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let fails = match one.as_mut() {
+            Some((prefix, left)) if action == "write" && key.starts_with(prefix.as_str()) => {
+                *left = left.wrapping_sub(1);
+                *left == u64::MAX
+            }
+            _ => false,
+        };
+        if n < self.fail_from.load(Ordering::SeqCst) && !fails {
             return Ok(());
         }
         Err(StoreError::Failed {
@@ -270,6 +293,6 @@ impl Store for Faulty {
         self.inner.parallel()
     }
     fn requests(&self) -> Option<Requests> {
-        self.inner.requests()
+        if self.remote.load(Ordering::SeqCst) { Some(self.inner.requests().unwrap_or_default()) } else { self.inner.requests() }
     }
 }

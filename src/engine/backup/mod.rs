@@ -178,7 +178,8 @@ fn report(head: Head, digest: String, totals: entries::Totals, still_live: Vec<S
     Report { head, digest, entries: totals.counts, problems, still_live, read_bytes: totals.read_bytes, pending }
 }
 
-fn source_word(source: &Source) -> &'static str {
+/// The kind of a source, in a word.
+pub(crate) fn source_word(source: &Source) -> &'static str {
     match source {
         Source::Paths { .. } => "paths",
         Source::Sqlite { .. } => "sqlite",

@@ -176,12 +176,11 @@ fn run_dataset(
     let marks = view.marks.clone();
     drop(view);
     lease.check()?;
-    for work in &works {
-        if let Some(head) = &work.new {
-            crate::crash::step("propagate: put head");
-            session.repo.put_head(head)?;
-        }
-    }
+    let new: Vec<&Head> = works.iter().filter_map(|work| work.new.as_ref()).collect();
+    session.repo.put_heads(&new, &|| {
+        crate::crash::step("propagate: put head");
+        lease.check_cheaply()
+    })?;
     verify_and_replace(session, config, &people, requests, scope, lease, marks, works, report)
 }
 
@@ -379,11 +378,12 @@ fn verify_and_replace(
             remove.push(listed.clone());
         }
     }
-    for listed in &remove {
+    let old: Vec<&Head> = remove.iter().map(|listed| &listed.head).collect();
+    session.repo.delete_heads(&old, &|| {
         lease.check_cheaply()?;
         crate::crash::step("propagate: delete old head");
-        session.repo.delete_head(&config.name, &listed.head.archive, listed.head.generation)?;
-    }
+        Ok(())
+    })?;
     let gone = drop_dead(session, &config.name, lease, &remove, report)?;
     report.gone = report.gone.and(gone);
     session.catalog.witness_heads(&config.name, &session.repo.heads(&config.name)?)?;

@@ -4,7 +4,7 @@
 use crate::Result;
 use crate::engine::event::{LockedObject, StorageFinding, StoreListing, Verdict};
 use crate::engine::session::Session;
-use crate::repository::{ChunkIndex, Listed};
+use crate::repository::{ChunkIndex, Listed, at_once, hands};
 use crate::store::{Aspect, Finding, Level, Store};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,28 +55,32 @@ fn once(
     // Packs of the intake have their sheets there.
     let waiting = session.repo.pending(dataset)?.into_iter().flat_map(|p| p.packs).map(|p| p.to_string());
     let known: BTreeSet<String> = fresh.packs().iter().map(|p| p.id.to_string()).chain(waiting).collect();
-    let mut count = |store: &Arc<dyn Store>, prefix: &str, may_be: &dyn Fn(&str) -> bool| -> Result<()> {
-        for object in store.list_versions(prefix)? {
+    let mut wanted: Vec<(&Arc<dyn Store>, String)> =
+        ["archives", "packs"].map(|folder| (&location.data, format!("{folder}/{dataset}/"))).into_iter().collect();
+    wanted.push((&location.keys, format!("sheets/{dataset}/")));
+    wanted.extend(SHARED.map(|folder| (&location.keys, folder.to_string())));
+    let listed = at_once(hands(&*location.keys), wanted, |(store, prefix)| Ok((store, store.list_versions(&prefix)?, prefix)))?;
+    for (store, objects, prefix) in listed {
+        let (heads, packs) = (prefix.starts_with("archives/"), prefix.starts_with("packs/"));
+        for object in objects {
             match (object.is_delete_marker, object.is_latest) {
                 (true, _) => out.delete_markers += 1,
                 (false, true) => out.objects += 1,
                 (false, false) => out.old_versions += 1,
             }
+            let may_be = match object.key.as_str() {
+                key if heads => !removed.contains(key),
+                key if packs => key.rsplit('/').next().is_some_and(|pack| known.contains(pack)),
+                _ => true,
+            };
             // Whatever is not the one current version is left over, and so is what should not be there at all. But a pack that was sent twice,
             // because the first answer got lost, is twice the same pack: both go when it goes.
             let kept = locked.contains_key(object.key.as_str());
-            let twice = prefix.starts_with("packs/") && !object.is_delete_marker && may_be(&object.key);
-            if !kept && !twice && (object.is_delete_marker || !object.is_latest || !may_be(&object.key)) {
+            let twice = packs && !object.is_delete_marker && may_be;
+            if !kept && !twice && (object.is_delete_marker || !object.is_latest || !may_be) {
                 left.push(format!("{}: {}", store.describe(), object.key));
             }
         }
-        Ok(())
-    };
-    count(&location.data, &format!("archives/{dataset}/"), &|key| !removed.contains(key))?;
-    count(&location.data, &format!("packs/{dataset}/"), &|key| key.rsplit('/').next().is_some_and(|pack| known.contains(pack)))?;
-    count(&location.keys, &format!("sheets/{dataset}/"), &|_| true)?;
-    for prefix in SHARED {
-        count(&location.keys, prefix, &|_| true)?;
     }
     out.left = left.len() as u64;
     out.locked = locked.into_iter().map(|(key, until)| LockedObject { key: key.to_string(), until }).collect();

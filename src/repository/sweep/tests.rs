@@ -10,13 +10,14 @@ fn content(n: u8) -> Vec<u8> {
 }
 
 /// What the second archive holds.
-fn kept() -> impl Iterator<Item = u8> {
-    (0..20).step_by(2).chain(20..30)
+fn kept(n: u8) -> impl Iterator<Item = u8> {
+    (0..n).step_by(2).chain(n..n + n / 2)
 }
 
-/// Two archives: the first has chunks 0..20, the second every other one of them and 20..30. Then the first goes.
+/// Two archives: the first has chunks 0..n, the second every other one of them and half as many others. Then the first goes.
 struct Scene {
     t: Fixture,
+    n: u8,
     kept: Head,
     /// Every chunk as it was sealed: role, key, additional data, sealed bytes.
     sealed: Vec<Old>,
@@ -31,11 +32,15 @@ struct Old {
 }
 
 fn scene() -> Scene {
+    scene_of(20)
+}
+
+fn scene_of(n: u8) -> Scene {
     let t = fixture_with(small());
-    let contents: Vec<Vec<u8>> = (0..30).map(content).collect();
+    let contents: Vec<Vec<u8>> = (0..n + n / 2).map(content).collect();
     let pick = |which: &mut dyn Iterator<Item = u8>| which.map(|n| contents[usize::from(n)].as_slice()).collect::<Vec<_>>();
-    let gone = put_archive(&t, 1, &pick(&mut (0..20)));
-    let kept = put_archive(&t, 2, &pick(&mut kept()));
+    let gone = put_archive(&t, 1, &pick(&mut (0..n)));
+    let kept = put_archive(&t, 2, &pick(&mut kept(n)));
     let dataset = t.repo.dataset("d").unwrap().unwrap();
     let mut sealed = Vec::new();
     for (sheet, _) in t.repo.sheets(&dataset).unwrap().0 {
@@ -46,7 +51,7 @@ fn scene() -> Scene {
         }
     }
     t.repo.delete_head("d", &gone.archive, 1).unwrap();
-    Scene { t, kept, sealed }
+    Scene { t, n, kept, sealed }
 }
 
 impl Scene {
@@ -67,7 +72,7 @@ impl Scene {
 
     fn the_kept_archive_is_whole(&self) {
         let restored = restore(&self.t.reader(), &self.kept).unwrap();
-        assert_eq!(restored.into_iter().map(|(_, b)| b).collect::<Vec<_>>(), kept().map(content).collect::<Vec<_>>());
+        assert_eq!(restored.into_iter().map(|(_, b)| b).collect::<Vec<_>>(), kept(self.n).map(content).collect::<Vec<_>>());
     }
 
     /// No key anywhere opens what was dropped, and its ciphertext is in no object.
@@ -103,9 +108,11 @@ impl Scene {
 
 #[test]
 fn dropped_chunks_are_gone_and_kept_ones_stay() {
-    for (wipe, compact_above) in [(true, 0.5), (true, 0.01), (true, 1.0), (false, 0.5), (false, 1.0)] {
+    let ways = [(true, 0.5), (true, 0.01), (true, 1.0), (false, 0.5), (false, 1.0)];
+    for ((wipe, compact_above), remote) in ways.into_iter().flat_map(|way| [(way, false), (way, true)]) {
         let scene = scene();
         scene.t.faulty.without_wipe(!wipe);
+        scene.t.faulty.as_remote(remote);
         let live = scene.live();
         let options = DropOptions { compact_above, dry_run: false };
         let planned = scene.sweep(&live, DropOptions { dry_run: true, ..options }).unwrap();
@@ -126,10 +133,11 @@ fn dropped_chunks_are_gone_and_kept_ones_stay() {
 
 #[test]
 fn a_sweep_that_stops_anywhere_loses_nothing_and_the_next_one_completes_it() {
-    for (wipe, compact_above) in [(true, 0.5), (true, 0.2), (false, 0.5)] {
+    for (wipe, compact_above, remote) in [(true, 0.5, false), (true, 0.2, false), (false, 0.5, false), (false, 0.5, true)] {
         for step in 0.. {
             let scene = scene();
             scene.t.faulty.without_wipe(!wipe);
+            scene.t.faulty.as_remote(remote);
             let live = scene.live();
             let options = DropOptions { compact_above, dry_run: false };
             scene.t.faulty.fail_from(step);
@@ -146,6 +154,62 @@ fn a_sweep_that_stops_anywhere_loses_nothing_and_the_next_one_completes_it() {
                 assert!(step > 6);
                 break;
             }
+        }
+    }
+}
+
+#[test]
+fn an_upload_that_fails_amid_others_loses_nothing_and_the_next_sweep_completes_it() {
+    for folder in ["packs/d/", "sheets/d/"] {
+        let mut failures = 0;
+        for n in (0..).step_by(if folder == "packs/d/" { 1 } else { 3 }) {
+            let scene = scene_of(60);
+            scene.t.faulty.without_wipe(true);
+            scene.t.faulty.as_remote(true);
+            let live = scene.live();
+            scene.t.faulty.fail_one_write(folder, n);
+            match scene.sweep(&live, DropOptions::default()) {
+                Ok(_) => break,
+                Err(e) => assert!(matches!(e, Error::Store(_)), "the failure itself, not what follows from it: {e}"),
+            }
+            failures += 1;
+            scene.the_kept_archive_is_whole();
+            for old in scene.sealed.iter().filter(|o| live.contains(&o.id, o.role)) {
+                assert!(scene.t.reader().read(&old.id, old.role).is_ok(), "{folder} {n}");
+            }
+            let again = scene.sweep(&live, DropOptions::default()).unwrap();
+            assert!(again.left.is_empty() && again.damaged.is_empty());
+            scene.the_kept_archive_is_whole();
+            scene.the_dropped_is_gone(&live);
+            assert_eq!(scene.index().len(), scene.sealed.iter().filter(|o| live.contains(&o.id, o.role)).count(), "no copy is left over");
+        }
+        assert!(failures > 3, "{folder}: {failures}");
+    }
+}
+
+#[test]
+fn a_lost_lease_ends_a_sweep_before_its_next_change() {
+    for remote in [false, true] {
+        for allowed in 0..40 {
+            let scene = scene();
+            scene.t.faulty.without_wipe(true);
+            scene.t.faulty.as_remote(remote);
+            let live = scene.live();
+            let dataset = scene.t.repo.dataset("d").unwrap().unwrap();
+            let asked = std::sync::atomic::AtomicU64::new(0);
+            let ours = || match asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+                n if n < allowed => Ok(()),
+                _ => Err(Error::Refused("the lease was lost".to_string())),
+            };
+            let keep = |id: &ChunkId, role: Role| live.contains(id, role);
+            let first = drop_chunks_while(&scene.t.repo, &dataset, &keep, DropOptions::default(), &ours);
+            scene.the_kept_archive_is_whole();
+            if first.is_ok() {
+                break;
+            }
+            scene.sweep(&live, DropOptions::default()).unwrap();
+            scene.the_kept_archive_is_whole();
+            scene.the_dropped_is_gone(&live);
         }
     }
 }
@@ -168,7 +232,14 @@ fn orphans_go_and_packs_of_damaged_sheets_stay() {
 
 #[test]
 fn a_damaged_living_chunk_stops_its_packs_compaction_and_nothing_else() {
+    for remote in [false, true] {
+        a_damaged_living_chunk(remote);
+    }
+}
+
+fn a_damaged_living_chunk(remote: bool) {
     let scene = scene();
+    scene.t.faulty.as_remote(remote);
     let live = scene.live();
     let old = scene.sealed.iter().find(|o| live.contains(&o.id, o.role)).unwrap();
     let key = pack_key("d", &old.pack);

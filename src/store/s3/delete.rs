@@ -84,8 +84,7 @@ impl S3Store {
                 Ok(refused) => left.extend(refused),
                 // One answer for all: each of them may still be there.
                 Err(f) => {
-                    let text = f.to_string();
-                    let each = |key: &String| (key.clone(), self.error("delete", key, Failure::other(text.clone())));
+                    let each = |key: &String| (key.clone(), self.error("delete", key, f.clone()));
                     left.extend(batch.iter().map(each));
                 }
             }

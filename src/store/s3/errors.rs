@@ -26,7 +26,7 @@ pub(super) enum Kind {
 }
 
 /// A request that failed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Failure {
     pub kind: Kind,
     /// The service's error code, where it gave one.

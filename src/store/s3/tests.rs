@@ -347,17 +347,21 @@ fn objects_are_put_as_configured() {
     let options = Options { encryption, storage_class: Some("STANDARD_IA".into()), ..fake.options() };
     let store = S3Store::open(options, &Env::system()).unwrap();
     store.put("packs/crm/aa/p", b"x").unwrap();
+    store.put("packs/crm/aa/in-parts", &vec![7; (16 << 20) + 1]).unwrap();
     store.put("sheets/crm/p", b"x").unwrap();
+    assert!(store.put_if_absent("requests/r", b"x").unwrap() && store.replace_if("requests/r", b"x", b"y").unwrap());
     let plain = S3Store::open(Options { encryption: Some(Encryption::SseS3), ..fake.options() }, &Env::system()).unwrap();
     plain.put("sheets/crm/q", b"x").unwrap();
     let log = fake.bucket().log.join("\n");
     for line in [
         r#"shape backups/here/packs/crm/aa/p [Some("aws:kms"), Some("key-1"), Some("STANDARD_IA")]"#,
+        r#"shape backups/here/packs/crm/aa/in-parts [Some("aws:kms"), Some("key-1"), Some("STANDARD_IA")]"#,
         r#"shape backups/here/sheets/crm/p [Some("aws:kms"), Some("key-1"), None]"#,
         r#"shape backups/here/sheets/crm/q [Some("AES256"), None, None]"#,
     ] {
         assert!(log.contains(line), "{log}");
     }
+    assert_eq!(log.matches(r#"requests/r [Some("aws:kms"), Some("key-1"), None]"#).count(), 2, "conditional writes too: {log}");
 }
 
 #[test]

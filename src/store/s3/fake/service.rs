@@ -273,6 +273,9 @@ impl S3 for Backend {
         let input = req.input;
         let fault = self.enter(Op::Put, "CreateMultipartUpload", &input.key).await?;
         let mut inner = self.lock();
+        let (sse, key, class) = (&input.server_side_encryption, &input.ssekms_key_id, &input.storage_class);
+        let shape = [sse.as_ref().map(|s| s.as_str()), key.as_deref(), class.as_ref().map(|c| c.as_str())];
+        inner.log.push(format!("shape {} {shape:?}", input.key));
         let id = inner.id();
         let lock = input.object_lock_mode.zip(until(input.object_lock_retain_until_date));
         let upload = Upload { key: input.key, started: Some(now()), lock, ..Upload::default() };
