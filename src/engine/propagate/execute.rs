@@ -15,14 +15,16 @@ use crate::engine::session::{Session, View, archive_of_key};
 use crate::engine::state::{KeyExport, Request, State};
 use crate::repository::entry::{ChunkId, Role};
 use crate::repository::{
-    ArchiveId, ChunkIndex, ChunkWriter, DropOptions, Head, Heads, Lease, Listed, Live, WriteOptions, drop_chunks_while,
+    ArchiveId, ChunkIndex, ChunkWriter, DropOptions, Head, Heads, Lease, Listed, Live, WriteOptions, at_once, drop_chunks_while,
 };
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex};
 
-/// Archives that are read back at the same time, at most: each has its databases open.
-const VERIFIERS: usize = 2;
+/// Archives that are worked on at the same time, at most: each has its databases open and its written pages in memory.
+const HANDS: usize = 2;
+/// Requests of a run beyond which archives are edited one after the other: what was found of so many people takes memory too.
+const FEW: usize = 32;
 
 /// An archive on its way through a run.
 struct Work {
@@ -32,6 +34,8 @@ struct Work {
     edit: ArchiveEdit,
     new: Option<Head>,
     outcome: ArchiveOutcome,
+    /// Identities on the person's records that the request (by its id) does not name: kind → how many.
+    also_known: BTreeMap<(String, String), u64>,
 }
 
 /// Executes a plan's requests. Datasets are worked on one after the other, each under its lease.
@@ -138,15 +142,15 @@ fn run_dataset(
     }
     report.archives.extend(missing_archives(config, &state, &heads));
     let mode = config.erasure.mode.to_string();
-    let mut works = Vec::new();
-    let mut known = Known::default();
+    let started = report.started;
     let options = WriteOptions { level: session.config.compression_level, ..WriteOptions::default() };
     let writer = ChunkWriter::new(&session.repo, &view.dataset, view.index.clone(), options);
     session.env.monitor.phase(&format!("erasing from {}", config.name), Some(heads.latest.len() as u64));
-    for listed in heads.latest {
+    let begun = |listed: Listed, known: &mut Known| -> Result<Work> {
         session.env.stop.check("nothing was changed; run the same command again")?;
         let outcome = outcome_of(config, &listed, &mode);
-        let mut work = Work { outcome, old: listed, requests: Vec::new(), edit: ArchiveEdit::default(), new: None };
+        let mut work =
+            Work { outcome, old: listed, requests: Vec::new(), edit: ArchiveEdit::default(), new: None, also_known: BTreeMap::new() };
         for (i, r) in requests.iter().enumerate() {
             if is_made_after(&state, &work.old, &[*r]) || is_processed(&state, &work.old, &[*r]) {
                 work.outcome.complete.push(r.id.clone());
@@ -164,10 +168,22 @@ fn run_dataset(
             });
             work.requests.clear();
         } else {
-            prepare(session, config, &view, &people, requests, &writer, report, scope, &mut work, &mut known)?;
+            prepare(session, config, &view, &people, requests, &writer, started, scope, &mut work, known)?;
         }
         session.env.monitor.advance(1);
-        works.push(work);
+        Ok(work)
+    };
+    let hands = if requests.len() <= FEW { HANDS } else { 1 };
+    let works: Vec<Vec<Work>> = at_once(hands, shares(heads.latest, hands), |share| {
+        let mut known = Known::default();
+        share.into_iter().map(|listed| begun(listed, &mut known)).collect()
+    })?;
+    let works: Vec<Work> = works.into_iter().flatten().collect();
+    for work in &works {
+        for ((request, kind), n) in &work.also_known {
+            let slot = report.also_known.entry(request.clone()).or_default().entry(kind.clone()).or_default();
+            *slot = (*slot).max(*n);
+        }
     }
     // Packs and their sheets are durable before any head names them.
     writer.finish()?;
@@ -182,6 +198,13 @@ fn run_dataset(
         lease.check_cheaply()
     })?;
     verify_and_replace(session, config, &people, requests, scope, lease, marks, works, report)
+}
+
+/// So many shares of neighbours, in order: neighbouring nights have the most in common, and what a thread did for one of them counts for the others.
+fn shares<T>(all: Vec<T>, hands: usize) -> Vec<Vec<T>> {
+    let size = all.len().div_ceil(hands).max(1);
+    let mut all = all.into_iter();
+    std::iter::from_fn(|| Some(all.by_ref().take(size).collect::<Vec<T>>()).filter(|s| !s.is_empty())).collect()
 }
 
 /// An interrupted run may have left a new generation that nobody verified beside the old one. It is made again from the old one.
@@ -209,7 +232,7 @@ fn prepare(
     people: &People,
     requests: &[&Request],
     writer: &ChunkWriter,
-    report: &mut Report,
+    started: u64,
     scope: Scope,
     work: &mut Work,
     known: &mut Known,
@@ -240,13 +263,11 @@ fn prepare(
             work.outcome.notes.extend(done.notes.iter().map(|t| people.withhold(t)));
             for ((who, kind), n) in done.also_known {
                 if let Some(r) = mine.get(who) {
-                    let slot = report.also_known.entry(r.id.clone()).or_default().entry(kind).or_default();
-                    *slot = (*slot).max(n);
+                    work.also_known.insert((r.id.clone(), kind), n);
                 }
             }
             if !done.edit.is_empty() {
-                work.new =
-                    Some(reseal(&archive, &work.old, &done.edit, &view.dataset, writer, report.started, sealing.stored, &session.env)?);
+                work.new = Some(reseal(&archive, &work.old, &done.edit, &view.dataset, writer, started, sealing.stored, &session.env)?);
             }
             work.edit = done.edit;
         }
@@ -415,26 +436,11 @@ struct Verifying<'v> {
 
 impl Verifying<'_> {
     fn all(&self, works: &[Work]) -> Result<Vec<Verified>> {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(VERIFIERS).min(works.len()).max(1);
-        // Neighbouring nights share the most, and what a thread found in shared chunks counts for all of its archives.
-        let mut shares = works.chunks(works.len().div_ceil(threads).max(1));
-        let share = |works: &[Work]| -> Result<Vec<Verified>> {
+        let verified = at_once(HANDS, shares(works.iter().collect(), HANDS), |share| {
             let mut bytes = BTreeMap::new();
-            works.iter().map(|work| self.one(work, &mut bytes)).collect()
-        };
-        std::thread::scope(|scope| {
-            let mine = shares.next();
-            let others: Vec<_> = shares.map(|works| scope.spawn(move || share(works))).collect();
-            let mut out = mine.map_or_else(|| Ok(Vec::new()), share);
-            for other in others {
-                let more = other.join().unwrap_or_else(|_| Err(Error::Interrupted("a verifying thread stopped".into())));
-                out = out.and_then(|mut all| {
-                    all.extend(more?);
-                    Ok(all)
-                });
-            }
-            out
-        })
+            share.into_iter().map(|work| self.one(work, &mut bytes)).collect::<Result<Vec<Verified>>>()
+        })?;
+        Ok(verified.into_iter().flatten().collect())
     }
 
     fn one(&self, work: &Work, bytes: &mut BTreeMap<Vec<usize>, ByteSearch>) -> Result<Verified> {
