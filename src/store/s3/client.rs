@@ -100,6 +100,22 @@ impl Options {
             locks: BTreeMap::new(),
         }
     }
+
+    /// Whether nobody can alter what goes to the service: over TLS, or within this machine.
+    pub fn is_private_way(&self) -> bool {
+        let Some(endpoint) = &self.endpoint else { return true };
+        let endpoint = endpoint.to_ascii_lowercase();
+        if endpoint.starts_with("https://") {
+            return true;
+        }
+        let authority =
+            endpoint.strip_prefix("http://").and_then(|rest| rest.split('/').next()).filter(|a| !a.contains('@')).unwrap_or_default();
+        let host = match authority.strip_prefix('[') {
+            Some(rest) => rest.split(']').next().unwrap_or_default(),
+            None => authority.split(':').next().unwrap_or_default(),
+        };
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
 }
 
 impl std::fmt::Display for Options {

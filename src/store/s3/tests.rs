@@ -436,3 +436,23 @@ fn locks_of_a_real_server_hold() {
     let left: std::collections::BTreeSet<_> = store.list_versions("").unwrap().into_iter().map(|v| v.key).collect();
     assert_eq!(left.len(), 2);
 }
+
+#[test]
+fn only_ways_that_nobody_can_alter_go_without_a_signature_of_every_byte() {
+    let way = |endpoint: Option<&str>| Options { endpoint: endpoint.map(str::to_string), ..Options::new("b", "") }.is_private_way();
+    for private in [
+        None,
+        Some("https://s3.example.org"),
+        Some("HTTPS://10.0.0.1:9000"),
+        Some("http://127.0.0.1:8333"),
+        Some("http://[::1]:8333/x"),
+        Some("http://localhost"),
+    ] {
+        assert!(way(private), "{private:?}");
+    }
+    for open in
+        ["http://s3.example.org", "http://10.0.0.1:9000", "http://localhost.example.org", "http://127.0.0.1:1@example.org", "127.0.0.1", ""]
+    {
+        assert!(!way(Some(open)), "{open}");
+    }
+}
