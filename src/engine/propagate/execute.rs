@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex};
 
 /// Archives that are worked on at the same time, at most: each has its databases open and its written pages in memory.
 const HANDS: usize = 2;
-/// Requests of a run beyond which archives are edited one after the other: what was found of so many people takes memory too.
+/// Requests of a run beyond which archives are edited and read back one after the other: what was found of so many people takes memory too.
 const FEW: usize = 32;
 
 /// An archive on its way through a run.
@@ -173,7 +173,7 @@ fn run_dataset(
         session.env.monitor.advance(1);
         Ok(work)
     };
-    let hands = if requests.len() <= FEW { HANDS } else { 1 };
+    let hands = hands(requests);
     let works: Vec<Vec<Work>> = at_once(hands, shares(heads.latest, hands), |share| {
         let mut known = Known::default();
         share.into_iter().map(|listed| begun(listed, &mut known)).collect()
@@ -198,6 +198,11 @@ fn run_dataset(
         lease.check_cheaply()
     })?;
     verify_and_replace(session, config, &people, requests, scope, lease, marks, works, report)
+}
+
+/// How many archives are worked on at the same time.
+fn hands(requests: &[&Request]) -> usize {
+    if requests.len() <= FEW { HANDS } else { 1 }
 }
 
 /// So many shares of neighbours, in order: neighbouring nights have the most in common, and what a thread did for one of them counts for the others.
@@ -344,7 +349,8 @@ fn verify_and_replace(
     let stored = session.repo.heads(&config.name)?;
     let mut remove: Vec<Listed> = Vec::new();
     session.env.monitor.phase(&format!("verifying {}", config.name), Some(works.len() as u64));
-    let verified = Verifying { session, config, people, scope, view: &view, stored: &stored, read_back: Mutex::default() }.all(&works)?;
+    let verified = Verifying { session, config, people, scope, view: &view, stored: &stored, read_back: Mutex::default() }
+        .all(&works, hands(requests))?;
     for (work, verified) in works.iter_mut().zip(verified) {
         let (new, checked) = match verified {
             Verified::Nothing => continue,
@@ -435,8 +441,8 @@ struct Verifying<'v> {
 }
 
 impl Verifying<'_> {
-    fn all(&self, works: &[Work]) -> Result<Vec<Verified>> {
-        let verified = at_once(HANDS, shares(works.iter().collect(), HANDS), |share| {
+    fn all(&self, works: &[Work], hands: usize) -> Result<Vec<Verified>> {
+        let verified = at_once(hands, shares(works.iter().collect(), hands), |share| {
             let mut bytes = BTreeMap::new();
             share.into_iter().map(|work| self.one(work, &mut bytes)).collect::<Result<Vec<Verified>>>()
         })?;
