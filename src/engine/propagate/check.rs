@@ -86,7 +86,9 @@ pub fn no_collateral(old: &OpenArchive, new: &OpenArchive, edit: &ArchiveEdit, r
                     let fits = match piece.source {
                         // A chunk's name is a keyed hash of its bytes, and a reader hands out nothing else. Read once, for all archives.
                         PieceSource::Stored(stored) if piece.is_new => {
-                            stored == *r && (known().contains(&r.id) || new.reader.read(&r.id, Role::Data)?.len() as u64 == r.len)
+                            // Looked up first: within the condition the lock would be held while reading, and the other threads wait.
+                            let seen = known().contains(&r.id);
+                            stored == *r && (seen || new.reader.read(&r.id, Role::Data)?.len() as u64 == r.len)
                         }
                         PieceSource::Stored(kept) => kept == *r,
                         PieceSource::Fresh(_) => false,
