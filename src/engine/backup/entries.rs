@@ -11,7 +11,7 @@ use crate::format::cutter::{CutSizes, Gear, RawCutter, RecordPieces, max_record}
 use crate::format::registry::{self, Serves};
 use crate::format::{RecordFormat, sqlite};
 use crate::repository::TreeWriter;
-use crate::repository::entry::{Entry, EntryKind, Mapped, Time, Tree};
+use crate::repository::entry::{ChunkId, ChunkRef, Entry, EntryKind, Mapped, Time, Tree};
 use crate::source::PathGlobs;
 use crate::source::command::{CommandLine, CommandStream, standard_input};
 use crate::source::file::{SourceFile, is_sqlite};
@@ -19,6 +19,7 @@ use crate::source::meta::bare_entry;
 use crate::source::patient::Patient;
 use crate::source::walk::{Problem, Severity, Walk, WalkItem, WalkOptions, Walked};
 use crate::{Error, Result};
+use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io::Read;
@@ -70,22 +71,46 @@ struct Assembly<'p, 'w> {
     most: usize,
     tree: TreeWriter<'w>,
     known: Known,
+    /// Pieces so far.
+    pieces: usize,
     read: u64,
 }
 
 impl<'p, 'w> Assembly<'p, 'w> {
     fn new(pipeline: &'p Pipeline<'p>, writer: &'w crate::repository::ChunkWriter, known: Known, memory: u64) -> Self {
         let most = usize::try_from(memory / 4).unwrap_or(usize::MAX);
-        Assembly { pipeline, tickets: VecDeque::new(), flying: 0, most, tree: TreeWriter::new(writer), known, read: 0 }
+        Assembly { pipeline, tickets: VecDeque::new(), flying: 0, most, tree: TreeWriter::new(writer), known, pieces: 0, read: 0 }
     }
 
-    fn piece(&mut self, bytes: Vec<u8>, context: &[u8], marks: impl FnOnce() -> Result<MarkJob>) -> Result<()> {
-        self.read += bytes.len() as u64;
-        let id = self.pipeline.id(&bytes);
-        let known = self.known.get(&id, context)?.filter(|k| self.pipeline.has(k));
-        let job = if known.is_some() { MarkJob::None } else { marks()? };
-        let length = bytes.len();
-        let ticket = self.pipeline.submit(id, bytes, job, known);
+    fn piece(&mut self, bytes: impl Into<Vec<u8>> + AsRef<[u8]>, context: &[u8], marks: impl FnOnce() -> Result<MarkJob>) -> Result<()> {
+        let length = bytes.as_ref().len();
+        let id = self.pipeline.id(bytes.as_ref());
+        let ticket = match self.known(&id, context)? {
+            Some(known) => Ticket::Known(known),
+            None => self.pipeline.submit(id, bytes.into(), marks()?),
+        };
+        self.push(length, ticket)
+    }
+
+    /// Takes the run of a database as it was before, if it is that: it is scrubbed, and its block is known.
+    fn unchanged(&mut self, run: &[u8]) -> Result<bool> {
+        if !self.known.is_scrubbed() {
+            return Ok(false);
+        }
+        match self.known(&self.pipeline.id(run), &[])? {
+            Some(known) => self.push(run.len(), Ticket::Known(known)).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// The reference that an earlier archive has for exactly this piece, if all that it names is there.
+    fn known(&mut self, id: &ChunkId, context: &[u8]) -> Result<Option<ChunkRef>> {
+        Ok(self.known.get(self.pieces, id, context)?.filter(|k| self.pipeline.has(k)))
+    }
+
+    fn push(&mut self, length: usize, ticket: Ticket) -> Result<()> {
+        self.read += length as u64;
+        self.pieces += 1;
         let held = if matches!(ticket, Ticket::Coming(_)) { length } else { 0 };
         self.flying += held;
         self.tickets.push_back((held, ticket));
@@ -402,7 +427,7 @@ impl<'a> Run<'a> {
                 (collections, parent.known(before.as_ref())?)
             }
         };
-        let known = std::cell::Cell::new(known);
+        let known = Cell::new(known);
         let read_database = |in_place: bool| -> Result<Option<(Tree, u64, sqlite::marks::CutReport)>> {
             let options = sqlite::snapshot::Options { in_place, ..sqlite::snapshot::Options::default() };
             let snapshot = sqlite::snapshot::Snapshot::open_with(path, &options)?;
@@ -444,13 +469,16 @@ impl<'a> Run<'a> {
     ) -> Result<(Tree, u64, sqlite::marks::CutReport)> {
         let cut = sqlite::marks::Cut::plan(snapshot, &self.config.map, collections, self.pipeline.token_key())?;
         // Blocks depend on which pages belong to which table: they are taken over only while that is the same.
-        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known.covering(cut.covers()), self.whole.memory);
-        let report = cut.stream(&mut |run, context, marks| {
+        let known = known.covering(cut.covers());
+        let assembly = RefCell::new(Assembly::new(self.pipeline, self.pipeline.writer(), known, self.whole.memory));
+        let same = &mut |run: &[u8]| {
             self.env.stop.check("no archive was made; run the same command again")?;
             self.env.monitor.advance(run.len() as u64);
-            assembly.piece(run.to_vec(), context, || Ok(MarkJob::Ready(marks()?)))
-        })?;
-        let (tree, read) = assembly.finish()?;
+            assembly.borrow_mut().unchanged(run)
+        };
+        let report =
+            cut.stream(same, &mut |run, context, marks| assembly.borrow_mut().piece(run, context, || Ok(MarkJob::Ready(marks()?))))?;
+        let (tree, read) = assembly.into_inner().finish()?;
         Ok((tree, read, report))
     }
 

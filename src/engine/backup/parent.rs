@@ -61,15 +61,21 @@ impl<'a> Parent<'a> {
 
     /// The identity blocks of an entry's pieces, to be taken over for pieces that are the same and mean the same.
     pub fn known(&self, before: Option<&Entry>) -> Result<Known> {
-        let Some((archive, before)) = self.archive.zip(before.filter(|b| self.same_map && b.mapped.is_some())) else {
-            return Ok(Known::default());
-        };
+        let mapped = before.filter(|_| self.same_map).and_then(|b| Some((b, b.mapped.clone()?)));
+        let Some((archive, (before, mapped))) = self.archive.zip(mapped) else { return Ok(Known::default()) };
         let refs = archive.refs(before)?;
+        let by_place = mapped.format == "sqlite";
+        let places = match by_place {
+            true => HashMap::new(),
+            false => refs.iter().enumerate().map(|(i, r)| (r.id, i)).collect(),
+        };
         Ok(Known {
-            blocks: refs.iter().map(|r| (r.marks.unwrap_or(r.id), Role::Marks)).collect(),
             fetched: 0,
-            refs: refs.into_iter().enumerate().map(|(i, r)| (r.id, (i, r))).collect(),
-            covers: before.mapped.as_ref().map(|m| m.covers.clone()).unwrap_or_default(),
+            refs,
+            places,
+            by_place,
+            scrubbed: mapped.scrubbed,
+            covers: mapped.covers,
             archive: Some(archive.clone()),
             context: None,
             compared: 0,
@@ -113,11 +119,15 @@ impl ParentArchive {
 /// nothing of it may be taken over.
 #[derive(Default)]
 pub struct Known {
-    /// With the piece's number.
-    refs: HashMap<ChunkId, (usize, ChunkRef)>,
-    /// Identity blocks in the order of the pieces; up to `fetched` they were asked for.
-    blocks: Vec<(ChunkId, Role)>,
+    /// In the order of the pieces; up to `fetched` their identity blocks were asked for.
+    refs: Vec<ChunkRef>,
     fetched: usize,
+    /// Where in `refs` a piece is, unless it is the run of a database. The same run at another place can be another table's (a copy of it),
+    /// whose block is another one; at the same place it belongs to the same table.
+    places: HashMap<ChunkId, usize>,
+    by_place: bool,
+    /// The runs of this database were scrubbed.
+    scrubbed: bool,
     covers: Vec<String>,
     archive: Option<OpenArchive>,
     /// The last context that was compared and found equal.
@@ -130,13 +140,20 @@ impl Known {
     pub fn covering(mut self, covers: &[String]) -> Known {
         if self.covers != covers {
             self.refs.clear();
+            self.places.clear();
         }
         self
     }
 
-    /// The reference for a piece, if its block was made with the same context.
-    pub fn get(&mut self, id: &ChunkId, context: &[u8]) -> Result<Option<ChunkRef>> {
-        let Some((at, found)) = self.refs.get(id).cloned() else { return Ok(None) };
+    /// Whether a database's runs, where they are the same as before, need no scrub.
+    pub fn is_scrubbed(&self) -> bool {
+        self.scrubbed && self.by_place && !self.refs.is_empty()
+    }
+
+    /// The reference for a piece, which is the `place`-th, if its block was made with the same context.
+    pub fn get(&mut self, place: usize, id: &ChunkId, context: &[u8]) -> Result<Option<ChunkRef>> {
+        let at = if self.by_place { Some(place) } else { self.places.get(id).copied() };
+        let Some((at, found)) = at.and_then(|at| Some((at, self.refs.get(at).filter(|r| r.id == *id)?.clone()))) else { return Ok(None) };
         let (Some(marks), Some(archive)) = (found.marks, &self.archive) else { return Ok(Some(found)) };
         // Within an entry of records the context changes after the first piece at most, and most runs of a database have none, so comparing
         // the first few and every change is enough.
@@ -144,8 +161,8 @@ impl Known {
             return Ok(Some(found));
         }
         if self.compared >= 3 && at >= self.fetched {
-            let ahead = self.blocks.get(at..).unwrap_or_default();
-            archive.reader.prefetch(ahead.get(..AHEAD).unwrap_or(ahead));
+            let ahead = self.refs.get(at..).unwrap_or_default().iter().take(AHEAD);
+            archive.reader.prefetch(&ahead.filter_map(|r| Some((r.marks?, Role::Marks))).collect::<Vec<_>>());
             self.fetched = at + AHEAD;
         }
         let block = match archive.reader.read(&marks, Role::Marks).and_then(|b| Marks::decode(&b)) {

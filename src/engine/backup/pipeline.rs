@@ -60,7 +60,8 @@ struct Job {
 
 /// A reference that is being made.
 pub enum Ticket {
-    /// Known at once: the chunk was stored before.
+    /// Known at once: the chunk was stored before, or an earlier archive has a reference for exactly this piece ([`Pipeline::has`] says
+    /// whether that holds).
     Known(ChunkRef),
     /// A worker has it.
     Coming(Receiver<Result<ChunkRef>>),
@@ -162,11 +163,8 @@ pub struct Pipeline<'a> {
 }
 
 impl Pipeline<'_> {
-    /// Hands in a piece. `known` is the reference that an earlier archive has for exactly this piece; [`Pipeline::has`] says whether it holds.
-    pub fn submit(&self, id: ChunkId, bytes: Vec<u8>, marks: MarkJob, known: Option<ChunkRef>) -> Ticket {
-        if let Some(known) = known {
-            return Ticket::Known(known);
-        }
+    /// Hands in a piece.
+    pub fn submit(&self, id: ChunkId, bytes: Vec<u8>, marks: MarkJob) -> Ticket {
         if matches!(marks, MarkJob::None) && self.shared.writer.has(Role::Data, &id) {
             return Ticket::Known(ChunkRef { id, len: bytes.len() as u64, marks: None });
         }

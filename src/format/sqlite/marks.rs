@@ -481,6 +481,9 @@ pub type LazyMarks<'a> = &'a dyn Fn() -> Result<Option<Marks>>;
 /// Takes a run, the context of its identity block, and the means to make the block.
 pub type TakeRun<'a> = dyn FnMut(&[u8], &[u8], LazyMarks<'_>) -> Result<()> + 'a;
 
+/// Takes a run as it was before, if it is the same.
+pub type TakeSame<'a> = dyn FnMut(&[u8]) -> Result<bool> + 'a;
+
 /// Leaf pages of a run: number, bytes, and root page of the table that each belongs to.
 pub(super) type Leaves<'i, 'r> = dyn Iterator<Item = (u32, &'r [u8], u32)> + 'i;
 
@@ -525,12 +528,20 @@ impl<'a> Cut<'a> {
     }
 
     /// Hands out the runs in order, scrubbed, each with its block's context and the means to make the block. Blocks of an earlier archive fit
-    /// equal runs only where the context is equal too.
-    pub fn stream(mut self, out: &mut TakeRun<'_>) -> Result<CutReport> {
+    /// equal runs only where the context is equal too. `same` is asked first, and may say that it has taken a run: one that was scrubbed
+    /// when it had the same bytes, and then had a context that was empty. It is asked only where both still hold if the bytes are the same.
+    pub fn stream(mut self, same: &mut TakeSame<'_>, out: &mut TakeRun<'_>) -> Result<CutReport> {
         let mut scrub = Scrubbed::default();
         let mut unscrubbed = 0u64;
+        let mut run = Vec::new();
         for index in 0..self.image.runs() {
-            let mut run = self.image.run(index)?;
+            self.image.run_into(index, &mut run)?;
+            if let Some(pages) = self.plan.as_ref().and_then(|p| p.only_trees(index, &run))
+                && same(&run)?
+            {
+                scrub.pages += pages;
+                continue;
+            }
             if let Some(plan) = &mut self.plan {
                 for bad in plan.scrub_run(index * RUN as u64, &mut run, &mut scrub) {
                     if unscrubbed == 0 {
@@ -574,5 +585,5 @@ impl<'a> Cut<'a> {
 
 /// Plans and streams in one go.
 pub fn cut(image: &dyn Image, map: &DataMap, collections: &[usize], key: &TokenKey, out: &mut TakeRun<'_>) -> Result<CutReport> {
-    Cut::plan(image, map, collections, key)?.stream(out)
+    Cut::plan(image, map, collections, key)?.stream(&mut |_| Ok(false), out)
 }

@@ -57,10 +57,15 @@ pub trait Image {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
     /// The `index`-th run: [`RUN`] bytes, the last one shorter.
     fn run(&self, index: u64) -> Result<Vec<u8>> {
-        let offset = index * RUN as u64;
-        let mut bytes = vec![0; self.len().saturating_sub(offset).min(RUN as u64) as usize];
-        self.read_at(offset, &mut bytes)?;
+        let mut bytes = Vec::new();
+        self.run_into(index, &mut bytes)?;
         Ok(bytes)
+    }
+    /// The same into a buffer, in place of what it holds.
+    fn run_into(&self, index: u64, buf: &mut Vec<u8>) -> Result<()> {
+        let offset = index * RUN as u64;
+        buf.resize(self.len().saturating_sub(offset).min(RUN as u64) as usize, 0);
+        self.read_at(offset, buf)
     }
     /// Number of runs.
     fn runs(&self) -> u64 {

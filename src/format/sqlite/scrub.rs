@@ -141,6 +141,8 @@ pub struct ScrubPlan {
     tags: Vec<u32>,
     roots: Vec<u32>,
     orphans: u64,
+    /// Some cell's payload goes on on overflow pages.
+    chains: bool,
     tree: Btree,
 }
 
@@ -153,14 +155,22 @@ impl ScrubPlan {
         read_page(image, &header, 1, &mut first)?;
         header.check_reserved(1, &first).map_err(|b| b.at(&image.path()))?;
         let schema = schema_pages(image, &header)?;
-        let mut plan =
-            ScrubPlan { tags: vec![0; header.pages as usize + 1], header, roots: schema.roots, orphans: 0, tree: Btree::default() };
+        let mut plan = ScrubPlan {
+            tags: vec![0; header.pages as usize + 1],
+            header,
+            roots: schema.roots,
+            orphans: 0,
+            chains: false,
+            tree: Btree::default(),
+        };
         plan.mark_fixed();
         plan.mark_freelist(image)?;
         let chains = plan.mark_trees(image)?;
         let left = plan.tags.iter().skip(1).filter(|t| **t == 0).count() as u64;
         if left > 0 || !chains.is_empty() {
-            plan.orphans = left - plan.mark_chains(image, chains)?;
+            let marked = plan.mark_chains(image, chains)?;
+            plan.orphans = left - marked;
+            plan.chains = marked > 0;
         }
         Ok(plan)
     }
@@ -195,6 +205,24 @@ impl ScrubPlan {
                 _ => None,
             }
         })
+    }
+
+    /// How many pages a run has, if they all are pages of b-trees and nothing in the database spills: then what the scrub does to the run
+    /// follows from its bytes alone.
+    pub(super) fn only_trees(&self, index: u64, run: &[u8]) -> Option<u64> {
+        let first = usize::try_from(index).ok()?.checked_mul(super::RUN / self.header.page)? + 1;
+        let pages = run.chunks_exact(self.header.page);
+        let tags = self.tags.get(first..first.checked_add(pages.len())?)?;
+        let whole = !self.chains && pages.remainder().is_empty();
+        let fits = |(no, (page, tag)): (usize, (&[u8], &u32))| {
+            let kind = page.get(if no == 1 { super::pages::HEADER } else { 0 }).and_then(|flag| Kind::of(*flag));
+            match Tag::unpack(*tag) {
+                Tag::Interior => kind.is_some_and(|k| !k.is_leaf()),
+                Tag::Leaf(_) => kind.is_some_and(Kind::is_leaf),
+                _ => false,
+            }
+        };
+        (whole && (first..).zip(pages.zip(tags)).all(fits)).then_some(tags.len() as u64)
     }
 
     fn set(&mut self, no: u32, tag: Tag) -> Parsed<()> {
