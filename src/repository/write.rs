@@ -85,6 +85,8 @@ struct Target {
     location: Location,
     env: Env,
     sheets: Sheets,
+    /// Memory of a pack that is stored, for the next one: fresh memory costs the kernel as much as copying into it.
+    spare: Mutex<Vec<u8>>,
 }
 
 /// Who keeps the keys of what was written.
@@ -138,6 +140,7 @@ impl ChunkWriter {
             location: repository.location().clone(),
             env: repository.env().clone(),
             sheets: Sheets::Repository(repository.clone()),
+            spare: Mutex::default(),
         };
         ChunkWriter::to(target, dataset, Present::Index(index.clone()), index, options)
     }
@@ -150,6 +153,7 @@ impl ChunkWriter {
             location: outbox.location().clone(),
             env: outbox.env().clone(),
             sheets: Sheets::Outbox(outbox.clone()),
+            spare: Mutex::default(),
         };
         ChunkWriter::to(target, outbox.dataset(), Present::Known(known), Arc::default(), options)
     }
@@ -225,11 +229,11 @@ impl ChunkWriter {
             let mut guard = lock(slot);
             let pack = match guard.as_mut() {
                 Some(pack) => pack,
-                None => guard.insert(OpenPack {
-                    id: PackId::random(random)?,
-                    bytes: Vec::with_capacity(pack_size + pack_size / 8),
-                    rows: Vec::new(),
-                }),
+                None => {
+                    let mut bytes = std::mem::take(&mut *lock(&self.target.spare));
+                    bytes.reserve(pack_size + pack_size / 8);
+                    guard.insert(OpenPack { id: PackId::random(random)?, bytes, rows: Vec::new() })
+                }
             };
             let mut row = Row {
                 id,
@@ -347,7 +351,7 @@ fn store_packs(target: &Target, dataset: &Dataset, packs: &Receiver<OpenPack>, s
     }
 }
 
-fn store_pack(target: &Target, dataset: &Dataset, pack: OpenPack) -> Result<Sheet> {
+fn store_pack(target: &Target, dataset: &Dataset, mut pack: OpenPack) -> Result<Sheet> {
     let location = &target.location;
     location.data.put(&pack_key(dataset.name(), &pack.id), &pack.bytes)?;
     let sheet = Sheet { pack: pack.id, size: pack.bytes.len() as u64, rows: pack.rows, pending: Vec::new() };
@@ -355,5 +359,7 @@ fn store_pack(target: &Target, dataset: &Dataset, pack: OpenPack) -> Result<Shee
         Sheets::Repository(repository) => sheet.put(repository.sealer(), &*location.keys, dataset.name())?,
         Sheets::Outbox(outbox) => outbox.put_sheet(&sheet)?,
     }
+    pack.bytes.clear();
+    *lock(&target.spare) = pack.bytes;
     Ok(sheet)
 }
