@@ -1,9 +1,8 @@
 //! Carrying a plan out, in the order that keeps everything safe. See the module's head for the order.
 
-use super::bytes::ByteSearch;
-use super::check::{Checked, absence, no_collateral};
 use super::plan::{also_known, is_made_after, is_processed, search};
 use super::proof;
+use super::readback::{Verified, Verifying, shares};
 use super::{Options, People, Plan, Report, Scope, request_people};
 use crate::config;
 use crate::engine::archive::OpenArchive;
@@ -18,7 +17,7 @@ use crate::repository::{
     ArchiveId, ChunkIndex, ChunkWriter, DropOptions, Head, Heads, Lease, Listed, Live, WriteOptions, at_once, drop_chunks_while,
 };
 use crate::{Error, Result};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 /// Archives that are worked on at the same time, at most: each has its databases open and its written pages in memory.
@@ -27,12 +26,12 @@ const HANDS: usize = 2;
 const FEW: usize = 32;
 
 /// An archive on its way through a run.
-struct Work {
-    old: Listed,
+pub(super) struct Work {
+    pub(super) old: Listed,
     /// Indices of the requests that this run carries out on it.
-    requests: Vec<usize>,
-    edit: ArchiveEdit,
-    new: Option<Head>,
+    pub(super) requests: Vec<usize>,
+    pub(super) edit: ArchiveEdit,
+    pub(super) new: Option<Head>,
     outcome: ArchiveOutcome,
     /// Identities on the person's records that the request (by its id) does not name: kind → how many.
     also_known: BTreeMap<(String, String), u64>,
@@ -203,13 +202,6 @@ fn run_dataset(
 /// How many archives are worked on at the same time.
 fn hands(requests: &[&Request]) -> usize {
     if requests.len() <= FEW { HANDS } else { 1 }
-}
-
-/// So many shares of neighbours, in order: neighbouring nights have the most in common, and what a thread did for one of them counts for the others.
-fn shares<T>(all: Vec<T>, hands: usize) -> Vec<Vec<T>> {
-    let size = all.len().div_ceil(hands).max(1);
-    let mut all = all.into_iter();
-    std::iter::from_fn(|| Some(all.by_ref().take(size).collect::<Vec<T>>()).filter(|s| !s.is_empty())).collect()
 }
 
 /// An interrupted run may have left a new generation that nobody verified beside the old one. It is made again from the old one.
@@ -416,72 +408,6 @@ fn verify_and_replace(
     session.catalog.witness_heads(&config.name, &session.repo.heads(&config.name)?)?;
     report.archives.extend(works.into_iter().map(|w| w.outcome));
     Ok(())
-}
-
-/// What reading an archive back showed.
-enum Verified {
-    /// Nothing was to be done on it.
-    Nothing,
-    /// The new generation is not what the edit makes of the old one, or cannot be read.
-    Unsound(Error),
-    /// What was stored anew, if anything was, and what the search for what is left of the people found, or why it could not be told.
-    Checked(Option<Box<Listed>>, Result<Checked>),
-}
-
-/// Reads archives back, only reading: so several at a time.
-struct Verifying<'v> {
-    session: &'v Session,
-    config: &'v config::Dataset,
-    people: &'v People,
-    scope: Scope,
-    view: &'v View,
-    stored: &'v Heads,
-    /// Chunks that were read already.
-    read_back: Mutex<HashSet<ChunkId>>,
-}
-
-impl Verifying<'_> {
-    fn all(&self, works: &[Work], hands: usize) -> Result<Vec<Verified>> {
-        let verified = at_once(hands, shares(works.iter().collect(), hands), |share| {
-            let mut bytes = BTreeMap::new();
-            share.into_iter().map(|work| self.one(work, &mut bytes)).collect::<Result<Vec<Verified>>>()
-        })?;
-        Ok(verified.into_iter().flatten().collect())
-    }
-
-    fn one(&self, work: &Work, bytes: &mut BTreeMap<Vec<usize>, ByteSearch>) -> Result<Verified> {
-        let Verifying { session, config, view, .. } = self;
-        session.env.stop.check("the new generations are stored and the old ones still there; run the same command again")?;
-        session.env.monitor.advance(1);
-        if work.requests.is_empty() {
-            return Ok(Verified::Nothing);
-        }
-        let old = view.open(&work.old.head);
-        let mut new = None;
-        if let Some(head) = &work.new {
-            let listed = self.stored.latest.iter().find(|l| l.head.archive == head.archive && l.head.generation == head.generation);
-            let sound = match listed {
-                None => Err(Error::damaged(format!("generation {}", head.generation), "it cannot be read back")),
-                Some(listed) => no_collateral(&old, &view.open(&listed.head), &work.edit, &self.read_back).map(|()| listed),
-            };
-            match sound {
-                Ok(listed) => new = Some(listed.clone()),
-                Err(e @ (Error::Interrupted(_) | Error::Store(_))) => return Err(e),
-                Err(e) => return Ok(Verified::Unsound(e)),
-            }
-        }
-        let current = new.as_ref().unwrap_or(&work.old);
-        let chosen = self.people.only(&work.requests);
-        let search = match bytes.entry(work.requests.clone()) {
-            std::collections::btree_map::Entry::Occupied(e) => e.into_mut(),
-            std::collections::btree_map::Entry::Vacant(e) => e.insert(ByteSearch::new(&chosen, self.scope)?),
-        };
-        let before = new.as_ref().map(|_| &old);
-        match absence(session, config, view, &view.open(&current.head), before, &chosen, search) {
-            Err(e @ (Error::Interrupted(_) | Error::Store(_))) => Err(e),
-            checked => Ok(Verified::Checked(new.map(Box::new), checked)),
-        }
-    }
 }
 
 /// Drops the chunks that no head needs, and proves from a new listing that what was dropped is not there any more.

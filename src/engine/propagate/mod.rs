@@ -11,6 +11,7 @@ mod execute;
 mod people;
 mod plan;
 mod proof;
+mod readback;
 
 pub use bytes::ByteSearch;
 pub use check::{Scope, needs_change};
