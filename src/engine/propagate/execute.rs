@@ -1,16 +1,15 @@
 //! Carrying a plan out, in the order that keeps everything safe. See the module's head for the order.
 
-use super::plan::{also_known, is_made_after, is_processed, search};
+use super::editing::Editing;
+use super::plan::{is_made_after, is_processed};
 use super::proof;
 use super::readback::{Verified, Verifying, shares};
 use super::{Options, People, Plan, Report, Scope, request_people};
 use crate::config;
-use crate::engine::archive::OpenArchive;
 use crate::engine::blocks::MarksCache;
-use crate::engine::edit::{ArchiveEdit, Discarding, Known, Sealing, Sink, Tally, apply, tally};
+use crate::engine::edit::{ArchiveEdit, Known};
 use crate::engine::event::{ArchiveOutcome, Event, Verdict};
-use crate::engine::reseal::reseal;
-use crate::engine::session::{Session, View, archive_of_key};
+use crate::engine::session::{Session, archive_of_key};
 use crate::engine::state::{KeyExport, Request, State};
 use crate::repository::entry::{ChunkId, Role};
 use crate::repository::{
@@ -32,9 +31,9 @@ pub(super) struct Work {
     pub(super) requests: Vec<usize>,
     pub(super) edit: ArchiveEdit,
     pub(super) new: Option<Head>,
-    outcome: ArchiveOutcome,
+    pub(super) outcome: ArchiveOutcome,
     /// Identities on the person's records that the request (by its id) does not name: kind → how many.
-    also_known: BTreeMap<(String, String), u64>,
+    pub(super) also_known: BTreeMap<(String, String), u64>,
 }
 
 /// Executes a plan's requests. Datasets are worked on one after the other, each under its lease.
@@ -145,6 +144,7 @@ fn run_dataset(
     let options = WriteOptions { level: session.config.compression_level, ..WriteOptions::default() };
     let writer = ChunkWriter::new(&session.repo, &view.dataset, view.index.clone(), options);
     session.env.monitor.phase(&format!("erasing from {}", config.name), Some(heads.latest.len() as u64));
+    let editing = Editing { session, config, view: &view, people: &people, requests, writer: &writer, started, scope };
     let begun = |listed: Listed, known: &mut Known| -> Result<Work> {
         session.env.stop.check("nothing was changed; run the same command again")?;
         let outcome = outcome_of(config, &listed, &mode);
@@ -167,7 +167,7 @@ fn run_dataset(
             });
             work.requests.clear();
         } else {
-            prepare(session, config, &view, &people, requests, &writer, started, scope, &mut work, known)?;
+            editing.prepare(&mut work, known)?;
         }
         session.env.monitor.advance(1);
         Ok(work)
@@ -218,106 +218,6 @@ fn undo_unverified(session: &Session, config: &config::Dataset, lease: &Lease) -
         }
     }
     Ok(())
-}
-
-/// Searches and edits one archive for as many of the requests as can be carried out on it: one that cannot must not hold up the others.
-#[allow(clippy::too_many_arguments)]
-fn prepare(
-    session: &Session,
-    config: &config::Dataset,
-    view: &View,
-    people: &People,
-    requests: &[&Request],
-    writer: &ChunkWriter,
-    started: u64,
-    scope: Scope,
-    work: &mut Work,
-    known: &mut Known,
-) -> Result<()> {
-    let archive = view.open(&work.old.head);
-    let mut sealing = Sealing::new(writer);
-    let mut attempt = attempt(session, config, view, &archive, people, &work.requests, scope, known, &mut sealing);
-    if attempt.as_ref().is_err_and(is_about_the_archive) && work.requests.len() > 1 {
-        let mut able = Vec::new();
-        for i in &work.requests {
-            match self::attempt(session, config, view, &archive, people, &[*i], scope, &mut Known::default(), &mut Discarding) {
-                Ok(_) => able.push(*i),
-                Err(e) if is_about_the_archive(&e) => work.outcome.left.push(people.withhold(&format!("request {}: {e}", requests[*i].id))),
-                Err(e) => return Err(e),
-            }
-        }
-        work.requests = able;
-        if work.requests.is_empty() {
-            return Ok(());
-        }
-        attempt = self::attempt(session, config, view, &archive, people, &work.requests, scope, known, &mut sealing);
-    }
-    match attempt {
-        Ok(done) => {
-            let mine: Vec<&Request> = work.requests.iter().map(|i| requests[*i]).collect();
-            work.outcome.requests = named_counts(config, &mine, &done.counts);
-            work.outcome.left.extend(done.left.iter().map(|t| people.withhold(t)));
-            work.outcome.notes.extend(done.notes.iter().map(|t| people.withhold(t)));
-            for ((who, kind), n) in done.also_known {
-                if let Some(r) = mine.get(who) {
-                    work.also_known.insert((r.id.clone(), kind), n);
-                }
-            }
-            if !done.edit.is_empty() {
-                work.new = Some(reseal(&archive, &work.old, &done.edit, &view.dataset, writer, started, sealing.stored, &session.env)?);
-            }
-            work.edit = done.edit;
-        }
-        Err(e) if is_about_the_archive(&e) => {
-            work.outcome.left.push(people.withhold(&e.to_string()));
-            work.requests.clear();
-        }
-        Err(e) => return Err(e),
-    }
-    work.outcome.notes.sort();
-    work.outcome.notes.dedup();
-    Ok(())
-}
-
-/// Errors that concern one archive or entry; others (the store, Ctrl-C) end the run.
-fn is_about_the_archive(e: &Error) -> bool {
-    matches!(e, Error::Refused(_) | Error::Format { .. } | Error::Damaged { .. } | Error::Sqlite { .. } | Error::Verification(_))
-}
-
-struct Attempt {
-    edit: ArchiveEdit,
-    counts: Tally,
-    left: Vec<String>,
-    notes: Vec<String>,
-    also_known: BTreeMap<(usize, String), u64>,
-}
-
-#[allow(clippy::too_many_arguments)]
-fn attempt(
-    session: &Session,
-    config: &config::Dataset,
-    view: &View,
-    archive: &OpenArchive,
-    people: &People,
-    chosen: &[usize],
-    scope: Scope,
-    known: &mut Known,
-    sink: &mut dyn Sink,
-) -> Result<Attempt> {
-    let people = people.only(chosen);
-    let searched = search(session, config, view, archive, &people, scope)?;
-    let counts = tally(&searched.matches, &searched.decided);
-    let left = searched.matches.failed.iter().map(|(entry, why)| format!("{entry}: {why}")).collect();
-    let mut notes: Vec<String> = Vec::new();
-    notes.extend(
-        searched.matches.fell_back.iter().map(|e| format!("{e}: read as a whole, since its identity blocks do not cover the data map")),
-    );
-    let grounds: BTreeSet<&String> = searched.decided.iter().filter_map(|d| d.ground.as_ref()).collect();
-    notes.extend(grounds.into_iter().map(|g| format!("kept: {g}")));
-    let also_known = also_known(config, &people, &searched);
-    let edit = apply(&config.map, searched.bound, searched.matches, searched.decided, known, sink)?;
-    notes.extend(edit.notes.iter().cloned());
-    Ok(Attempt { edit, counts, left, notes, also_known })
 }
 
 /// Reads the new generations back, and only for those that hold what they should removes the old ones.
@@ -466,26 +366,6 @@ pub fn drop_dead(session: &Session, dataset: &str, lease: &Lease, removed: &[Lis
 
 fn dead_chunks(index: &ChunkIndex, needed: &Live) -> Vec<(ChunkId, Role)> {
     index.iter().filter(|(id, role)| !needed.contains(id, *role)).collect()
-}
-
-fn named_counts(
-    config: &config::Dataset,
-    requests: &[&Request],
-    counts: &Tally,
-) -> BTreeMap<String, BTreeMap<String, crate::engine::event::Counts>> {
-    requests
-        .iter()
-        .enumerate()
-        .map(|(i, r)| {
-            let by_collection = counts
-                .get(&i)
-                .into_iter()
-                .flatten()
-                .filter_map(|(c, n)| Some((config.map.collections.get(*c)?.name.clone(), *n)))
-                .collect();
-            (r.id.clone(), by_collection)
-        })
-        .collect()
 }
 
 fn outcome_of(config: &config::Dataset, listed: &Listed, mode: &str) -> ArchiveOutcome {

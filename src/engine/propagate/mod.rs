@@ -7,6 +7,7 @@
 
 mod bytes;
 mod check;
+mod editing;
 mod execute;
 mod people;
 mod plan;
