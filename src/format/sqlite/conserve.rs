@@ -2,8 +2,9 @@
 //! database, and that says more about it than SQLite's own check, which knows only the database as it is now.
 //!
 //! Pages that were not written are as they were, and the database as archived was whole. So it is whole again when, over the written pages,
-//! - **references balance**: every page that something referred to is referred to once, as before; new pages once, cut-off ones not at all
-//!   (children, overflow chains, freelist);
+//! - **references balance**: every page that something referred to is referred to once, as before and as what it is (a child, a piece of a
+//!   chain, a free page); new pages once, cut-off ones not at all;
+//! - **levels hold**: children lie one level below their page, so no part of a tree hangs on itself instead of on the root;
 //! - **cells are conserved**: a row or index entry that vanished is of a row that was to change, one that appeared is of a row that was to be
 //!   rewritten, and each deleted row vanished once from its table and once from each of its indexes;
 //! - **overflow pages** have changed only where rows that were to be rewritten continue;
@@ -12,6 +13,7 @@
 //! SQLite's order of index keys across pages is trusted: nothing of ours moves a cell.
 
 use super::editor::SqliteEditor;
+use super::levels::Levels;
 use super::overlay::{Archived, Overlay};
 use super::owners::Owners;
 use super::pages::{Bad, Btree, Cell, HEADER, Header, Kind, be16, be32, trunk, varint};
@@ -29,20 +31,21 @@ pub(super) type Changed = HashMap<String, HashMap<i64, bool>>;
 
 /// Whether this check can tell: not where pages move by themselves, rows have no ids, or an index of another kind follows the rows.
 pub(super) fn applies(header: &Header, schema: &Schema, changed: &Changed) -> bool {
-    let plain = |name: &String| schema.table(name).is_some_and(|t| t.kind == TableKind::Rowid && t.full_text.is_none() && t.root > 1);
+    let plain = |name: &String| schema.table(name).is_some_and(|t| t.kind == TableKind::Rowid);
     !header.auto_vacuum && header.pages < 1 << 25 && !changed.is_empty() && changed.keys().all(plain)
 }
 
 /// Bytes of the header that an edit changes: log mode, change counter, pages, freelist, who wrote it last.
 const MOVES: [std::ops::Range<usize>; 3] = [18..20, 24..40, 92..100];
 
-/// How often each row id may have vanished from all tables, and from all indexes, over those that appeared.
+/// How often the entries of each row id may have vanished from all indexes, over those that appeared. An entry does not say of which table
+/// its row is.
 #[derive(Default, Clone, Copy)]
 struct Due {
-    /// Tables from which it was deleted.
-    deleted: i64,
-    /// Tables in which it was to change and stay.
-    rewritten: i64,
+    /// Whether it was deleted from a table.
+    deleted: bool,
+    /// Whether it was to change and stay in one.
+    rewritten: bool,
     /// Fewest entries of indexes that went for good.
     fewest: i64,
     /// Most of them.
@@ -57,11 +60,11 @@ fn due(db: &Connection, changed: &Changed) -> rusqlite::Result<HashMap<i64, Due>
         for (row, deleted) in rows {
             let due = out.entry(*row).or_default();
             if *deleted {
-                due.deleted += 1;
+                due.deleted = true;
                 due.fewest += all - partial;
                 due.most += all;
             } else {
-                due.rewritten += 1;
+                due.rewritten = true;
                 due.fewest -= partial;
                 due.most += partial;
             }
@@ -70,14 +73,41 @@ fn due(db: &Connection, changed: &Changed) -> rusqlite::Result<HashMap<i64, Due>
     Ok(out)
 }
 
+/// Root pages: of all tables and indexes, and the schema's own.
+fn roots(db: &Connection) -> rusqlite::Result<BTreeSet<u32>> {
+    let mut all = db.prepare("SELECT rootpage FROM sqlite_schema WHERE rootpage > 0 UNION ALL SELECT 1")?;
+    all.query_map([], |r| r.get(0))?.collect()
+}
+
 /// What a page is, as far as it matters here.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sort {
     Tree,
     Trunk,
+    /// A free page that a trunk lists.
+    Free,
     Overflow,
-    /// Free, a lock page, or not there at all.
+    /// A lock page, or not there at all.
     Nothing,
+}
+
+/// What a page is used for by whatever refers to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Use {
+    Child,
+    Chain,
+    Freelist,
+}
+
+impl Sort {
+    fn used(self) -> Option<Use> {
+        match self {
+            Sort::Tree => Some(Use::Child),
+            Sort::Overflow => Some(Use::Chain),
+            Sort::Trunk | Sort::Free => Some(Use::Freelist),
+            Sort::Nothing => None,
+        }
+    }
 }
 
 /// One side: the database before the edit, or after it.
@@ -109,7 +139,7 @@ impl<'a> Side<'a> {
         read_page(self.image, &self.header, no, &mut self.page)?;
         match self.free.get(&no) {
             Some(true) => return Ok(Sort::Trunk),
-            Some(false) => return Ok(Sort::Nothing),
+            Some(false) => return Ok(Sort::Free),
             None => {}
         }
         if no > 1 && self.page.first().and_then(|b| Kind::of(*b)).is_none() {
@@ -119,36 +149,35 @@ impl<'a> Side<'a> {
         Ok(Sort::Tree)
     }
 
-    /// The pages that the page opened last refers to.
-    fn refers(&self, no: u32, sort: Sort) -> Result<Vec<u32>> {
+    /// The pages that the page opened last refers to, and as what.
+    fn refers(&self, no: u32, sort: Sort) -> Result<Vec<(u32, Use)>> {
         let mut out = Vec::new();
         match sort {
             Sort::Tree => {
-                out.extend(&self.tree.children);
-                out.extend(self.tree.cells.iter().map(|c| c.overflow).filter(|o| *o != 0));
+                out.extend(self.tree.children.iter().map(|child| (*child, Use::Child)));
+                out.extend(self.tree.cells.iter().filter(|c| c.overflow != 0).map(|c| (c.overflow, Use::Chain)));
             }
             Sort::Trunk => {
                 let (next, leaves) = trunk(&self.page, no, &self.header).map_err(|b| b.at(&self.image.path()))?;
-                out.extend(leaves);
-                out.extend((next != 0).then_some(next));
+                out.extend(leaves.into_iter().chain((next != 0).then_some(next)).map(|page| (page, Use::Freelist)));
             }
-            Sort::Overflow => out.extend(be32(&self.page, 0).filter(|next| *next != 0)),
-            Sort::Nothing => {}
+            Sort::Overflow => out.extend(be32(&self.page, 0).filter(|next| *next != 0).map(|next| (next, Use::Chain))),
+            Sort::Free | Sort::Nothing => {}
         }
         if no == 1 && self.header.free_head != 0 {
-            out.push(self.header.free_head);
+            out.push((self.header.free_head, Use::Freelist));
         }
         Ok(out)
     }
 
-    /// A cell apart from where it lies: a row's or an index entry's bytes on the page, its length and where it goes on. `None` for what
-    /// only separates rows.
-    fn cell(&self, cell: &Cell) -> Option<[u8; 16]> {
+    /// A cell apart from where it lies: a row's table, an entry's or a row's bytes on the page, its length and where it goes on. `None` for
+    /// what only separates rows.
+    fn cell(&self, table: Option<u32>, cell: &Cell) -> Option<[u8; 16]> {
         if self.tree.kind() == Some(Kind::TableInterior) {
             return None;
         }
         let mut hasher = blake3::Hasher::new();
-        hasher.update(&[u8::from(self.tree.kind().is_some_and(Kind::is_table))]);
+        hasher.update(&table.unwrap_or(0).to_le_bytes());
         hasher.update(&cell.rowid.to_le_bytes()).update(&cell.len.to_le_bytes()).update(&cell.overflow.to_le_bytes());
         hasher.update(self.page.get(cell.payload as usize..(cell.payload + cell.local) as usize)?);
         hasher.finalize().as_bytes().first_chunk().copied()
@@ -187,7 +216,8 @@ impl<'a> Side<'a> {
 /// A cell that is on one side only.
 struct Moved {
     delta: i64,
-    is_row: bool,
+    /// The root of its table; `None` for an index entry.
+    table: Option<u32>,
     row: Option<i64>,
 }
 
@@ -195,12 +225,13 @@ struct Moved {
 pub(super) fn run(editor: &SqliteEditor<'_>, db: &Connection, changed: &Changed) -> Result<bool> {
     // The connection reads under the overlay's lock.
     let due = due(db, changed).map_err(Error::sqlite("counting indexes"))?;
-    check(&editor.overlay(), &editor.schema, changed, due).map(|()| true)
+    let roots = roots(db).map_err(Error::sqlite("reading the schema"))?;
+    check(&editor.overlay(), &editor.schema, changed, due, &roots).map(|()| true)
 }
 
 /// Fails unless the edit changed exactly what it was to change. See the module for what that says, and [`applies`] for when it can be said.
-/// `due` comes from [`due`].
-fn check(overlay: &Overlay, schema: &Schema, changed: &Changed, due: HashMap<i64, Due>) -> Result<()> {
+/// `due` and `roots` come from the functions of the same names.
+fn check(overlay: &Overlay, schema: &Schema, changed: &Changed, due: HashMap<i64, Due>, roots: &BTreeSet<u32>) -> Result<()> {
     let path = overlay.path();
     let broken = |what: String| Error::Verification(format!("{path}: after the edit, {what}; nothing was changed"));
     let archived = Archived(overlay);
@@ -217,38 +248,60 @@ fn check(overlay: &Overlay, schema: &Schema, changed: &Changed, due: HashMap<i64
     let mut written = overlay.written();
     written.extend(pages.1 + 1..=pages.0);
 
-    let mut references: HashMap<u32, i64> = HashMap::new();
+    // References over uses: each page is as often referred to as something as it is that.
+    let mut references: HashMap<(u32, Use), i64> = HashMap::new();
     let mut cells: HashMap<[u8; 16], Moved> = HashMap::new();
     let mut rewritten: BTreeSet<u32> = BTreeSet::new();
     let mut chains: BTreeSet<u32> = BTreeSet::new();
-    let mut owners = Owners::default();
+    let (mut owners_before, mut owners) = (Owners::default(), Owners::default());
+    let (mut levels_before, mut levels) = (Levels::default(), Levels::default());
+    let (mut other_level, mut other_parent): (BTreeSet<u32>, BTreeSet<u32>) = Default::default();
     for no in written.iter().copied() {
         let (was, is) = (before.open(no)?, after.open(no)?);
         for (side, sort, n) in [(&before, was, -1), (&after, is, 1)] {
-            for page in side.refers(no, sort)? {
-                *references.entry(page).or_default() += n;
+            let own = sort.used().map(|as_what| (no, as_what, -n));
+            for (page, as_what, n) in side.refers(no, sort)?.into_iter().map(|(page, as_what)| (page, as_what, n)).chain(own) {
+                let balance = references.entry((page, as_what)).or_default();
+                *balance += n;
+                if *balance == 0 {
+                    references.remove(&(page, as_what));
+                }
             }
         }
-        if is == Sort::Overflow && (was != Sort::Overflow || before.page != after.page) {
+        if is == Sort::Overflow && before.page != after.page {
             rewritten.insert(no);
+        }
+        let (mut table_before, mut table) = (None, None);
+        let tree_before = (was == Sort::Tree).then_some(&before.tree);
+        if was == Sort::Tree {
+            table_before = table_of(&mut owners_before, &before, no, schema, changed)?;
         }
         if is == Sort::Tree {
             adds_up(&after.tree, &after.page, no, &after.header).map_err(|b| b.at(&path))?;
-            in_place(&mut owners, overlay, &after, no, schema, changed)?;
-            separated(&after, no, (was == Sort::Tree).then_some(&before.tree))?;
+            table = table_of(&mut owners, &after, no, schema, changed)?;
+            in_place(&mut owners, &after, no, table)?;
+            separated(&after, no, tree_before, &mut levels)?;
+            let known: BTreeSet<u32> = tree_before.into_iter().flat_map(|t| &t.children).copied().collect();
+            other_parent.extend(after.tree.children.iter().filter(|child| !known.contains(child)));
+            // A page below the same first child as before is as high as before.
+            if tree_before.is_some_and(|t| t.children.first() != after.tree.children.first())
+                && levels_before.of(before.image, &before.header, no)? != levels.of(after.image, &after.header, no)?
+            {
+                other_level.insert(no);
+            }
         }
         // What stays on its page is no news.
         let mut here: HashMap<[u8; 16], i64> = HashMap::new();
         let mut order: Vec<[u8; 16]> = Vec::new();
         if was == Sort::Tree {
-            for id in before.tree.cells.iter().filter_map(|c| before.cell(c)) {
+            for id in before.tree.cells.iter().filter_map(|c| before.cell(table_before, c)) {
                 *here.entry(id).or_default() -= 1;
                 order.push(id);
             }
         }
         if is == Sort::Tree {
             let mut place = 0;
-            for id in after.tree.cells.iter().filter_map(|c| after.cell(c)) {
+            for id in after.tree.cells.iter().filter_map(|c| after.cell(table, c)) {
                 if here.contains_key(&id) && was == Sort::Tree && before.tree.kind() == after.tree.kind() {
                     match order.iter().skip(place).position(|o| *o == id) {
                         Some(n) => place += n + 1,
@@ -258,16 +311,15 @@ fn check(overlay: &Overlay, schema: &Schema, changed: &Changed, due: HashMap<i64
                 *here.entry(id).or_default() += 1;
             }
         }
-        for (side, sort, sign) in [(&before, was, -1), (&after, is, 1)] {
+        for (side, sort, table, sign) in [(&before, was, table_before, -1), (&after, is, table, 1)] {
             if sort != Sort::Tree {
                 continue;
             }
             for cell in &side.tree.cells {
-                let Some(id) = side.cell(cell).filter(|id| here.get(id).is_some_and(|n| n.signum() == sign)) else { continue };
+                let Some(id) = side.cell(table, cell).filter(|id| here.get(id).is_some_and(|n| n.signum() == sign)) else { continue };
                 here.entry(id).and_modify(|n| *n -= sign);
                 let row = side.row(no, cell)?;
-                let is_row = side.tree.kind().is_some_and(Kind::is_table);
-                let moved = cells.entry(id).or_insert(Moved { delta: 0, is_row, row });
+                let moved = cells.entry(id).or_insert(Moved { delta: 0, table, row });
                 moved.delta += sign;
                 // What only moved to another page takes no memory for longer.
                 if moved.delta == 0 {
@@ -276,45 +328,51 @@ fn check(overlay: &Overlay, schema: &Schema, changed: &Changed, due: HashMap<i64
             }
         }
     }
-    for (page, n) in &references {
-        let wanted = match *page {
-            page if page > pages.0 && page <= pages.1 => 1,
-            page if page > pages.1 && page <= pages.0 => -1,
-            _ => 0,
-        };
-        if *n != wanted {
-            return Err(broken(format!("page {page} is referred to {} times more than before", n - wanted)));
-        }
+    if let Some(((page, _), n)) = references.iter().min_by_key(|((page, _), _)| *page) {
+        return Err(broken(format!("page {page} is referred to {n} times more than it should be")));
     }
-    let mut cut = (pages.1 + 1..=pages.0).filter(|p| *p != before.header.lock_page());
-    if let Some(page) = cut.find(|p| !references.contains_key(p)) {
-        return Err(broken(format!("page {page} is cut off, and something refers to it")));
+    if let Some(page) = (pages.0 + 1..=pages.1).find(|p| *p != after.header.lock_page() && !written.contains(p)) {
+        return Err(broken(format!("there is a page {page}, to which nothing was written")));
     }
-    let grown = (pages.0 + 1..=pages.1).filter(|p| *p != after.header.lock_page());
-    if let Some(page) = grown.clone().find(|p| !references.contains_key(p) || !written.contains(p)) {
-        return Err(broken(format!("nothing refers to page {page}")));
+    if let Some(page) = other_level.iter().find(|p| !other_parent.contains(p) && !roots.contains(p)) {
+        return Err(broken(format!("page {page} is on another level than before")));
     }
 
-    // By row id: vanished over appeared, in tables and in indexes.
-    let mut sums: HashMap<i64, (i64, i64)> = HashMap::new();
+    // Vanished over appeared: rows by table and row id, index entries by row id.
+    let decided: HashMap<u32, &HashMap<i64, bool>> =
+        changed.iter().filter_map(|(name, rows)| schema.table(name).map(|t| (t.root, rows))).collect();
+    let (mut rows, mut entries): (HashMap<(u32, i64), i64>, HashMap<i64, i64>) = Default::default();
     for moved in cells.values() {
-        let what = if moved.is_row { "row" } else { "index entry" };
-        let due = moved.row.and_then(|row| due.get(&row)).copied().unwrap_or_default();
-        match (moved.delta > 0, due.rewritten > 0, due.deleted > 0) {
-            (true, true, _) | (false, true, _) | (false, _, true) => {}
-            (true, ..) => return Err(broken(format!("there is a {what} that nothing had decided about"))),
-            (false, ..) => return Err(broken(format!("a {what} is gone that nothing had decided about"))),
+        let row = moved.row.unwrap_or_default();
+        let (what, may_go, may_come) = match moved.table {
+            Some(table) => {
+                *rows.entry((table, row)).or_default() -= moved.delta;
+                let deleted = decided.get(&table).and_then(|rows| rows.get(&row));
+                ("a row", deleted.is_some(), deleted == Some(&false))
+            }
+            None => {
+                *entries.entry(row).or_default() -= moved.delta;
+                let due = moved.row.and_then(|row| due.get(&row)).copied().unwrap_or_default();
+                ("an index entry", due.deleted || due.rewritten, due.rewritten)
+            }
+        };
+        if moved.delta > 0 && !may_come {
+            return Err(broken(format!("there is {what} that nothing had decided about")));
         }
-        let sum = sums.entry(moved.row.unwrap_or_default()).or_default();
-        *(if moved.is_row { &mut sum.0 } else { &mut sum.1 }) -= moved.delta;
+        if !may_go {
+            return Err(broken(format!("{what} is gone that nothing had decided about")));
+        }
+    }
+    for (table, row, deleted) in decided.iter().flat_map(|(table, rows)| rows.iter().map(|(row, deleted)| (*table, *row, *deleted))) {
+        let gone = rows.get(&(table, row)).copied().unwrap_or_default();
+        if gone != i64::from(deleted) {
+            return Err(broken(format!("{gone} rows are gone where {} was to go", i64::from(deleted))));
+        }
     }
     for (row, due) in &due {
-        let (rows, entries) = sums.get(row).copied().unwrap_or_default();
-        if rows != due.deleted || entries < due.fewest || entries > due.most {
-            return Err(broken(format!(
-                "{rows} rows and {entries} index entries are gone where {} rows with {} to {} entries were to go",
-                due.deleted, due.fewest, due.most
-            )));
+        let gone = entries.get(row).copied().unwrap_or_default();
+        if gone < due.fewest || gone > due.most {
+            return Err(broken(format!("{gone} index entries of a row are gone where {} to {} were to go", due.fewest, due.most)));
         }
     }
 
@@ -324,8 +382,9 @@ fn check(overlay: &Overlay, schema: &Schema, changed: &Changed, due: HashMap<i64
     }
     for no in written.iter().copied() {
         if after.open(no)? == Sort::Tree {
+            let table = table_of(&mut owners, &after, no, schema, changed)?;
             for cell in after.tree.cells.iter().filter(|c| c.overflow != 0) {
-                if after.cell(cell).and_then(|id| cells.get(&id)).is_some_and(|m| m.delta > 0) {
+                if after.cell(table, cell).is_some_and(|id| cells.contains_key(&id)) {
                     after.goes_on(cell, &mut chains)?;
                 }
             }
@@ -358,57 +417,57 @@ fn first_page(side: &Side<'_>) -> Result<Vec<u8>> {
     Ok(page)
 }
 
-/// Rows ascend, and a search from the root of one of the tables arrives at this page for the first and for the last of them.
-fn in_place(owners: &mut Owners, overlay: &Overlay, side: &Side<'_>, no: u32, schema: &Schema, changed: &Changed) -> Result<()> {
-    let bad = |what| Bad { page: no, what }.at(&overlay.path());
-    if !side.tree.kind().is_some_and(Kind::is_table) {
-        return Ok(());
-    }
-    if side.tree.cells.windows(2).any(|w| matches!(w, [a, b] if a.rowid >= b.rowid)) {
-        return Err(bad("its rows do not ascend"));
-    }
-    let (Some(first), Some(last)) = (side.tree.cells.first(), side.tree.cells.last()) else { return Ok(()) };
-    if side.tree.kind() != Some(Kind::TableLeaf) {
-        return Ok(());
-    }
+/// The root of the table whose rows lie on this leaf: the one from which a search for the first of them arrives here. `None` where there are
+/// no rows.
+fn table_of(owners: &mut Owners, side: &Side<'_>, no: u32, schema: &Schema, changed: &Changed) -> Result<Option<u32>> {
+    let Some(first) = side.tree.cells.first().filter(|_| side.tree.kind() == Some(Kind::TableLeaf)) else { return Ok(None) };
     let own = changed.keys().filter_map(|name| schema.table(name));
-    let mut roots = own.chain(schema.tables()).map(|t| t.root).filter(|root| *root > 0).chain([1]);
-    for root in &mut roots {
-        if owners.locate(overlay, &side.header, root, first.rowid)? == Some(no) {
-            return match owners.locate(overlay, &side.header, root, last.rowid)? == Some(no) {
-                true => Ok(()),
-                false => Err(bad("its last row is not where it is searched for")),
-            };
+    for root in own.chain(schema.tables()).map(|t| t.root).filter(|root| *root > 0).chain([1]) {
+        if owners.locate(side.image, &side.header, root, first.rowid)? == Some(no) {
+            return Ok(Some(root));
         }
     }
-    // Tables of SQLite's own that the schema does not list.
-    Err(bad("its first row is not where it is searched for"))
+    // Or it is of a table of SQLite's own that the schema does not list.
+    Err(Bad { page: no, what: "its first row is not where it is searched for" }.at(&side.image.path()))
 }
 
-/// Children of an inner page of a table with the row ids between which theirs lie: above the first, up to the second.
+/// Rows ascend, and a search from the root of their table arrives at this page for the last of them as for the first.
+fn in_place(owners: &mut Owners, side: &Side<'_>, no: u32, table: Option<u32>) -> Result<()> {
+    let bad = |what| Bad { page: no, what }.at(&side.image.path());
+    if side.tree.kind().is_some_and(Kind::is_table) && side.tree.cells.windows(2).any(|w| matches!(w, [a, b] if a.rowid >= b.rowid)) {
+        return Err(bad("its rows do not ascend"));
+    }
+    let (Some(table), Some(last)) = (table, side.tree.cells.last()) else { return Ok(()) };
+    match owners.locate(side.image, &side.header, table, last.rowid)? == Some(no) {
+        true => Ok(()),
+        false => Err(bad("its last row is not where it is searched for")),
+    }
+}
+
+/// Children of an inner page with the row ids between which theirs lie: above the first, up to the second.
 fn bounds(tree: &Btree) -> impl Iterator<Item = (u32, Option<i64>, Option<i64>)> {
     let lowest = std::iter::once(None).chain(tree.cells.iter().map(|c| Some(c.rowid)));
     let highest = tree.cells.iter().map(|c| Some(c.rowid)).chain([None]);
     tree.children.iter().copied().zip(lowest.zip(highest)).map(|(child, (low, high))| (child, low, high))
 }
 
-/// Rows of the children of an inner page lie between its separators; looked at where these are others than before.
-fn separated(side: &Side<'_>, no: u32, before: Option<&Btree>) -> Result<()> {
-    if side.tree.kind() != Some(Kind::TableInterior) {
+/// Children of an inner page lie on the level below it, and their rows between its separators; looked at where these are others than before.
+fn separated(side: &Side<'_>, no: u32, before: Option<&Btree>, levels: &mut Levels) -> Result<()> {
+    if side.tree.is_leaf() {
         return Ok(());
     }
     let known: BTreeSet<_> = before.filter(|t| t.kind() == side.tree.kind()).into_iter().flat_map(bounds).collect();
+    let is_table = side.tree.kind().is_some_and(Kind::is_table);
     let (mut tree, mut page) = (Btree::default(), vec![0; side.header.page]);
-    let mut kind = None;
     for (child, low, high) in bounds(&side.tree).filter(|b| !known.contains(b)) {
         let bad = |what| Bad { page: no, what }.at(&side.image.path());
-        if child < 1 || child > side.header.pages {
-            return Err(bad("has a child that does not exist"));
+        if levels.of(side.image, &side.header, child)? + 1 != levels.of(side.image, &side.header, no)? {
+            return Err(bad("the pages below it are not on one level"));
         }
         read_page(side.image, &side.header, child, &mut page)?;
         tree.parse(&page, child, &side.header).map_err(|b| b.at(&side.image.path()))?;
-        let fits = tree.cells.iter().all(|c| low.is_none_or(|low| low < c.rowid) && high.is_none_or(|high| c.rowid <= high));
-        if !fits || !tree.kind().is_some_and(Kind::is_table) || *kind.get_or_insert(tree.kind()) != tree.kind() {
+        let fits = |c: &Cell| low.is_none_or(|low| low < c.rowid) && high.is_none_or(|high| c.rowid <= high);
+        if tree.kind().is_some_and(Kind::is_table) != is_table || (is_table && !tree.cells.iter().all(fits)) {
             return Err(bad("the rows below it do not lie between its separators"));
         }
     }

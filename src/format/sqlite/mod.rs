@@ -22,6 +22,7 @@ pub mod editor;
 mod emit;
 mod foreign;
 mod fulltext;
+mod levels;
 pub mod marks;
 pub mod overlay;
 mod owners;

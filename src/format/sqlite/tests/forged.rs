@@ -11,11 +11,11 @@ use crate::format::sqlite::vfs::Medium;
 use crate::format::sqlite::{overlay, read_page};
 
 /// An edited database, its pages before and after.
-struct Forge<'k> {
-    editor: SqliteEditor<'k>,
-    changed: Changed,
-    header: Header,
-    content: Arc<Archived>,
+pub(super) struct Forge<'k> {
+    pub(super) editor: SqliteEditor<'k>,
+    pub(super) changed: Changed,
+    pub(super) header: Header,
+    pub(super) content: Arc<Archived>,
 }
 
 fn forge(what: &str, change: impl FnOnce(&mut Forge<'_>) -> bool) {
@@ -29,19 +29,19 @@ fn forge(what: &str, change: impl FnOnce(&mut Forge<'_>) -> bool) {
     assert!(conserved(&forge.editor, &forge.changed).is_err(), "{what}");
 }
 
-fn tree(page: &[u8], no: u32, header: &Header) -> Option<Btree> {
+pub(super) fn tree(page: &[u8], no: u32, header: &Header) -> Option<Btree> {
     let mut tree = Btree::default();
     (no > 1 && tree.parse(page, no, header).is_ok()).then_some(tree)
 }
 
 /// A cell's bytes.
-fn cells(page: &[u8], no: u32, header: &Header) -> Vec<Vec<u8>> {
+pub(super) fn cells(page: &[u8], no: u32, header: &Header) -> Vec<Vec<u8>> {
     let tree = tree(page, no, header).unwrap();
     tree.cells.iter().map(|c| page[c.start as usize..(c.end as usize).max(c.start as usize + 4)].to_vec()).collect()
 }
 
 /// A leaf of these cells, as SQLite would lay it out; `None` where they do not fit.
-fn leaf(kind: u8, cells: &[Vec<u8>], header: &Header) -> Option<Vec<u8>> {
+pub(super) fn leaf(kind: u8, cells: &[Vec<u8>], header: &Header) -> Option<Vec<u8>> {
     let mut page = vec![0; header.page];
     let mut at = header.usable;
     for (i, cell) in cells.iter().enumerate() {
@@ -56,28 +56,28 @@ fn leaf(kind: u8, cells: &[Vec<u8>], header: &Header) -> Option<Vec<u8>> {
 }
 
 impl Forge<'_> {
-    fn read(&self, no: u32) -> Vec<u8> {
+    pub(super) fn read(&self, no: u32) -> Vec<u8> {
         let mut page = vec![0; self.header.page];
         read_page(&*self.editor.overlay(), &self.header, no, &mut page).unwrap();
         page
     }
 
-    fn before(&self, no: u32) -> Vec<u8> {
+    pub(super) fn before(&self, no: u32) -> Vec<u8> {
         let mut page = vec![0; self.header.page];
         read_page(&overlay::Archived(&self.editor.overlay()), &self.header, no, &mut page).unwrap();
         page
     }
 
-    fn write(&self, no: u32, page: &[u8]) {
+    pub(super) fn write(&self, no: u32, page: &[u8]) {
         self.editor.overlay().write_page(no, page).unwrap();
     }
 
-    fn written(&self) -> Vec<u32> {
+    pub(super) fn written(&self) -> Vec<u32> {
         self.editor.overlay().written().into_iter().collect()
     }
 
     /// Pages of a kind, with their bytes; `written`: of those that the edit wrote.
-    fn pages(&self, kind: Kind, written: bool) -> Vec<(u32, Vec<u8>)> {
+    pub(super) fn pages(&self, kind: Kind, written: bool) -> Vec<(u32, Vec<u8>)> {
         let all = if written { self.written() } else { (2..=self.header.pages).collect() };
         all.into_iter()
             .map(|no| (no, self.read(no)))
@@ -85,7 +85,7 @@ impl Forge<'_> {
             .collect()
     }
 
-    fn word(&self, no: u32, at: usize, value: u32) {
+    pub(super) fn word(&self, no: u32, at: usize, value: u32) {
         let mut page = self.read(no);
         page[at..at + 4].copy_from_slice(&value.to_be_bytes());
         self.write(no, &page);

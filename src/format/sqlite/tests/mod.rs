@@ -3,6 +3,7 @@
 mod aged;
 mod core;
 mod forged;
+mod forged_rules;
 mod hard;
 mod hostile;
 mod large;
