@@ -14,7 +14,7 @@ use crate::policy::Kind;
 use crate::repository::{InitOptions, Location, Repository};
 use crate::store::fault::Counting;
 use crate::store::local::LocalStore;
-use crate::store::s3::fake::{Fake, Fault, Op};
+use crate::store::s3::fake::{Fake, Fault, Op, expiring};
 use crate::store::s3::{Lock, LockMode, Options as Bucket, S3Store};
 use crate::store::{Aspect, Level, Store};
 use crate::{Error, Result};
@@ -384,17 +384,7 @@ fn a_statement_of_retention_names_what_a_bucket_does_and_what_is_not_known() {
     assert!(!locked.is_empty() && locked.iter().all(|l| l.object.starts_with("packs/crm/") && l.until.is_some()), "{locked:?}");
     assert_eq!(made.datasets[0].open_requests, 0);
 
-    scene.fake.bucket().lifecycle = vec![s3s::dto::LifecycleRule {
-        id: Some("tidy".into()),
-        status: s3s::dto::ExpirationStatus::from_static(s3s::dto::ExpirationStatus::ENABLED),
-        filter: Some(s3s::dto::LifecycleRuleFilter::default()),
-        expiration: Some(s3s::dto::LifecycleExpiration { days: Some(90), ..Default::default() }),
-        abort_incomplete_multipart_upload: None,
-        noncurrent_version_expiration: None,
-        noncurrent_version_transitions: None,
-        prefix: None,
-        transitions: None,
-    }];
+    scene.fake.bucket().lifecycle = vec![expiring("tidy", "")];
     scene.fake.bucket().denied = vec!["GetBucketReplication"];
     let made = statement("meddled with");
     let lifecycle = made.storage.iter().find(|f| f.aspect == Aspect::Lifecycle).unwrap();

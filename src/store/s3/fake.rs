@@ -83,6 +83,21 @@ pub struct Inner {
     n: u64,
 }
 
+/// A rule by which the bucket deletes what begins so after ninety days.
+pub fn expiring(id: &str, prefix: &str) -> LifecycleRule {
+    LifecycleRule {
+        id: Some(id.into()),
+        status: s3s::dto::ExpirationStatus::from_static(s3s::dto::ExpirationStatus::ENABLED),
+        filter: Some(s3s::dto::LifecycleRuleFilter { prefix: Some(prefix.into()), ..Default::default() }),
+        expiration: Some(s3s::dto::LifecycleExpiration { days: Some(90), ..Default::default() }),
+        abort_incomplete_multipart_upload: None,
+        noncurrent_version_expiration: None,
+        noncurrent_version_transitions: None,
+        prefix: None,
+        transitions: None,
+    }
+}
+
 type Schedule = Box<dyn FnMut(Op, &str) -> Option<Fault> + Send>;
 
 /// The service; stops with the test.

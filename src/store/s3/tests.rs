@@ -1,4 +1,4 @@
-use super::fake::{Fake, Fault, Op};
+use super::fake::{Fake, Fault, Op, expiring};
 use super::*;
 use crate::env::Stop;
 use crate::store::fault::Counting;
@@ -308,18 +308,7 @@ fn what_a_bucket_does_by_itself_is_named() {
         bucket.versioning = Some("Enabled");
         bucket.replicated = true;
         (bucket.lockable, bucket.default_days) = (true, Some(7));
-        let rule = |id: &str, prefix: &str| s3s::dto::LifecycleRule {
-            id: Some(id.into()),
-            status: s3s::dto::ExpirationStatus::from_static(s3s::dto::ExpirationStatus::ENABLED),
-            filter: Some(s3s::dto::LifecycleRuleFilter { prefix: Some(prefix.into()), ..Default::default() }),
-            expiration: Some(s3s::dto::LifecycleExpiration { days: Some(90), ..Default::default() }),
-            abort_incomplete_multipart_upload: None,
-            noncurrent_version_expiration: None,
-            noncurrent_version_transitions: None,
-            prefix: None,
-            transitions: None,
-        };
-        bucket.lifecycle = vec![rule("ours", "backups/"), rule("theirs", "logs/")];
+        bucket.lifecycle = vec![expiring("ours", "backups/"), expiring("theirs", "logs/")];
     }
     let findings = store.inspect();
     let text = |aspect: Aspect| findings.iter().filter(|f| f.aspect == aspect).map(|f| f.text.clone()).collect::<Vec<_>>().join("; ");
