@@ -3,6 +3,7 @@
 use super::blocks::MarksCache;
 use super::held::HeldPiece;
 use crate::datamap::Tokens;
+use crate::env::Stop;
 use crate::format::text_filter::WantedText;
 use crate::format::{EntryContent, Marks};
 use crate::repository::entry::{ChunkRef, Entry, Role};
@@ -114,6 +115,9 @@ impl EntryContent for StoredContent {
     }
     fn scrubbed(&self) -> bool {
         self.scrubbed
+    }
+    fn stop(&self) -> Stop {
+        self.reader.repository().env().stop.clone()
     }
 }
 

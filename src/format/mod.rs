@@ -25,6 +25,7 @@ pub mod variants;
 
 use crate::Result;
 use crate::datamap::{Collection, DataMap, Probe, Tokens, Value};
+use crate::env::Stop;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -154,6 +155,10 @@ pub trait EntryContent: Send + Sync {
     fn covers(&self) -> &[String];
     /// Whether a database was scrubbed when it was sealed.
     fn scrubbed(&self) -> bool;
+    /// The wish to stop, for whoever is busy with the bytes for long without asking for more of them.
+    fn stop(&self) -> Stop {
+        Stop::default()
+    }
 }
 
 /// A record that belongs to the person, as an editor found it.

@@ -1,18 +1,36 @@
 //! Opening an archived database for an edit: the settings, in the order that works, each of which keeps something from happening
 //! that must not (an application's triggers, plaintext in a temporary file, a page that grows beyond its bounds).
 
+use super::Image;
 use super::overlay::{Limits, Overlay};
-use super::vfs::Database;
+use super::vfs::{Bounds, Database};
+use crate::format::cutter::MAX_RECORD;
 use crate::{Error, Result};
 use rusqlite::config::DbConfig;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Steps that a statement may take over any database, and more for each byte of it. To read a row takes some for each of its columns, and a
+/// column takes a byte at least; a join or a sort takes a few times as many.
+const STEPS: u64 = 20_000_000;
+const STEPS_PER_BYTE: u64 = 64;
+
+/// What holds for a connection to an archived database.
+fn bounds(overlay: &Mutex<Overlay>, limits: &Limits) -> Bounds {
+    let overlay = overlay.lock().unwrap_or_else(PoisonError::into_inner);
+    Bounds {
+        path: overlay.path(),
+        stop: overlay.stop(),
+        steps: STEPS.saturating_add(overlay.base_len().saturating_mul(STEPS_PER_BYTE)),
+        longest: limits.overlay.max(MAX_RECORD as u64),
+    }
+}
 
 /// Opens for writing. `triggers`: whether the schema's triggers run.
 ///
 /// Without a rollback journal, which would take as much memory as the edit writes: any error drops the overlay as a whole, so nothing is ever
 /// rolled back, and whoever writes through this connection must not go on after one.
 pub fn for_edit(overlay: &Arc<Mutex<Overlay>>, limits: &Limits, triggers: bool) -> Result<Database> {
-    let db = Database::open(overlay.clone(), true)?;
+    let db = Database::bounded(overlay.clone(), true, bounds(overlay, limits))?;
     let journal = configure(&db, limits, triggers).map_err(db.explain("opening a database in an archive"))?;
     if journal != "off" {
         return Err(Error::Refused(format!("sqlite keeps a journal in mode {journal} instead of none")));
@@ -41,7 +59,7 @@ fn configure(db: &Database, limits: &Limits, triggers: bool) -> rusqlite::Result
 
 /// Opens for reading only.
 pub fn for_reading(overlay: &Arc<Mutex<Overlay>>, limits: &Limits) -> Result<Database> {
-    let db = Database::open(overlay.clone(), false)?;
+    let db = Database::bounded(overlay.clone(), false, bounds(overlay, limits))?;
     let configured = (|| {
         let c = db.connection();
         c.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;

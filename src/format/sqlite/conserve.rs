@@ -87,7 +87,7 @@ enum Sort {
     /// A free page that a trunk lists.
     Free,
     Overflow,
-    /// A lock page, or not there at all.
+    /// Not there at all.
     Nothing,
 }
 
@@ -133,7 +133,7 @@ impl<'a> Side<'a> {
 
     /// Reads and parses a page. Below 2^25 pages an overflow page begins with a byte that no b-tree page begins with.
     fn open(&mut self, no: u32) -> Result<Sort> {
-        if no < 1 || no > self.header.pages || no == self.header.lock_page() {
+        if no < 1 || no > self.header.pages {
             return Ok(Sort::Nothing);
         }
         read_page(self.image, &self.header, no, &mut self.page)?;
@@ -302,7 +302,7 @@ fn check(overlay: &Overlay, schema: &Schema, changed: &Changed, due: HashMap<i64
         if is == Sort::Tree {
             let mut place = 0;
             for id in after.tree.cells.iter().filter_map(|c| after.cell(table, c)) {
-                if here.contains_key(&id) && was == Sort::Tree && before.tree.kind() == after.tree.kind() {
+                if here.contains_key(&id) && was == Sort::Tree {
                     match order.iter().skip(place).position(|o| *o == id) {
                         Some(n) => place += n + 1,
                         None => return Err(broken(format!("cells of page {no} have another order"))),

@@ -7,7 +7,7 @@ use super::scrub::Edit;
 use super::spool::Spool;
 use super::vfs::Medium;
 use super::{Image, RUN};
-use crate::env::{Random, SystemRandom};
+use crate::env::{Random, Stop, SystemRandom};
 use crate::format::EntryContent;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -127,6 +127,11 @@ impl Overlay {
     /// Numbers of the pages written so far.
     pub fn written(&self) -> BTreeSet<u32> {
         self.written.keys().copied().collect()
+    }
+
+    /// The wish to stop.
+    pub fn stop(&self) -> Stop {
+        self.content.stop()
     }
 
     /// Length of the database as archived, in bytes.

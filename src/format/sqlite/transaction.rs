@@ -62,7 +62,7 @@ impl<'a> Transaction<'a> {
 
     /// An error of SQLite's as one that says what to do. Its messages name tables and columns, never values.
     pub(super) fn explain(&self, db: &Database, doing: &str, error: rusqlite::Error) -> Error {
-        if let Some(kept) = db.take_error() {
+        if let Some(kept) = db.reason(&error) {
             return kept;
         }
         let constraint = matches!(&error, rusqlite::Error::SqliteFailure(e, _) if e.code == rusqlite::ErrorCode::ConstraintViolation || e.code == rusqlite::ErrorCode::TypeMismatch);

@@ -4,9 +4,11 @@
 //! The only unsafe code of the crate. One file system serves one connection: no locks, no shared memory. Callbacks never unwind into
 //! C, and an error in one (a damaged chunk, a limit) is kept and handed to the caller in place of SQLite's "disk I/O error".
 
+use crate::env::Stop;
 use crate::{Error, Result};
-use rusqlite::{Connection, OpenFlags, ffi};
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use rusqlite::limits::Limit;
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +29,22 @@ pub trait Medium: Send {
 /// Write-ahead log and journal may grow to this many bytes; an edit keeps its journal in SQLite's memory, so they stay small.
 const SIDE_LIMIT: usize = 64 << 20;
 
+/// Steps of SQLite's machine between two looks at [`Bounds`]: some fractions of a millisecond.
+const LOOK: c_int = 10_000;
+
+/// What a connection to somebody's database must not exceed. A damaged one can be without end: inner pages that lead to the same pages again and
+/// again double what a scan visits with every level.
+pub struct Bounds {
+    /// Of the entry, for messages.
+    pub path: String,
+    /// Ends a statement.
+    pub stop: Stop,
+    /// Most steps of SQLite's machine in one statement.
+    pub steps: u64,
+    /// Most bytes of a value or a row. SQLite holds one as a whole.
+    pub longest: u64,
+}
+
 /// The side files, and what went wrong.
 #[derive(Default)]
 struct Side {
@@ -38,6 +56,8 @@ struct Side {
 struct State {
     db: Arc<Mutex<dyn Medium>>,
     side: Mutex<Side>,
+    /// Steps of the statement that runs.
+    steps: AtomicU64,
     methods: ffi::sqlite3_io_methods,
 }
 
@@ -92,7 +112,7 @@ impl Vfs {
             xFetch: None,
             xUnfetch: None,
         };
-        let state = Arc::into_raw(Arc::new(State { db, side: Mutex::new(Side::default()), methods }));
+        let state = Arc::into_raw(Arc::new(State { db, side: Mutex::new(Side::default()), steps: AtomicU64::new(0), methods }));
         // SAFETY: `sqlite3_vfs_find(NULL)` gives the default file system, which lives as long as the process; its fields are copied
         // (randomness, sleep and clock stay the system's; its dynamic loading is replaced). `raw`, `name` and `state` live until
         // `Drop`, after the last connection is closed.
@@ -148,6 +168,8 @@ pub struct Database {
     // Fields are dropped in this order: the connection must be gone before its file system.
     connection: Connection,
     vfs: Vfs,
+    path: String,
+    longest: u64,
 }
 
 impl Database {
@@ -161,8 +183,30 @@ impl Database {
         match (connection, kept) {
             (_, Some(error)) => Err(error),
             (Err(error), None) => Err(Error::sqlite("opening a database in an archive")(error)),
-            (Ok(connection), None) => Ok(Database { connection, vfs }),
+            (Ok(connection), None) => Ok(Database { connection, vfs, path: String::new(), longest: u64::MAX }),
         }
+    }
+
+    /// Opens it within bounds.
+    pub fn bounded(db: Arc<Mutex<dyn Medium>>, writable: bool, bounds: Bounds) -> Result<Database> {
+        let mut database = Database::open(db, writable)?;
+        let (path, longest) = (bounds.path.clone(), bounds.longest);
+        let failed = |e| Error::sqlite("opening a database in an archive")(e);
+        let longest = i32::try_from(longest).unwrap_or(i32::MAX);
+        database.connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, longest).map_err(failed)?;
+        let longest = database.connection.limit(Limit::SQLITE_LIMIT_LENGTH).map_err(failed)?;
+        (database.path, database.longest) = (path, longest.max(0) as u64);
+        // SAFETY: the state lives until `Vfs` is dropped, which is after the connection; `started` reads it as what it is.
+        let code = unsafe {
+            let context = database.vfs.state.cast_mut().cast::<c_void>();
+            ffi::sqlite3_trace_v2(database.connection.handle(), ffi::SQLITE_TRACE_STMT as c_uint, Some(started), context)
+        };
+        if code != ffi::SQLITE_OK {
+            return Err(Error::Refused(format!("sqlite does not tell when statements begin: code {code}")));
+        }
+        let watch = Watch(database.vfs.state);
+        database.connection.progress_handler(LOOK, Some(move || watch.ends(&bounds))).map_err(failed)?;
+        Ok(database)
     }
 
     /// The connection.
@@ -176,16 +220,61 @@ impl Database {
     }
 
     /// Gives SQLite's error, or rather, where one of the callbacks failed, that error.
-    pub fn explain(&self, context: impl Into<String>) -> impl FnOnce(rusqlite::Error) -> Error {
-        let kept = self.take_error();
+    pub fn explain(&self, context: impl Into<String>) -> impl FnOnce(rusqlite::Error) -> Error + '_ {
         let context = context.into();
-        move |source| kept.unwrap_or(Error::Sqlite { context, source })
+        move |source| self.reason(&source).unwrap_or(Error::Sqlite { context, source })
+    }
+
+    /// What stands behind an error of SQLite's, where it is one of ours.
+    pub fn reason(&self, error: &rusqlite::Error) -> Option<Error> {
+        let too_big = || {
+            let is = error.sqlite_error_code() == Some(ErrorCode::TooBig);
+            is.then(|| {
+                Error::format(
+                    &self.path,
+                    format!("a row or a value in it is longer than {} bytes, the most that may be held in memory", self.longest),
+                )
+            })
+        };
+        self.take_error().or_else(too_big)
     }
 
     /// The first error of a callback, if there was one.
     pub fn take_error(&self) -> Option<Error> {
         side(self.vfs.state()).error.take()
     }
+}
+
+/// The state, for a handler that the connection owns.
+struct Watch(*const State);
+
+// SAFETY: what it points at is `Sync` (mutexes, atomics and constants) and outlives the connection, which owns this.
+unsafe impl Send for Watch {}
+
+impl Watch {
+    /// Whether the statement that runs has to end; why is kept for the caller.
+    fn ends(&self, bounds: &Bounds) -> bool {
+        // SAFETY: the handler goes with the connection, and the connection before the state.
+        let state = unsafe { &*self.0 };
+        let steps = state.steps.fetch_add(LOOK as u64, Ordering::Relaxed);
+        let error = match bounds.stop.check("nothing was changed; run the same command again") {
+            Err(stopped) => stopped,
+            Ok(()) if steps > bounds.steps => Error::format(
+                &bounds.path,
+                "is damaged: reading it visits far more than it can hold, as where pages lead to the same pages again and again",
+            ),
+            Ok(()) => return false,
+        };
+        side(state).error.get_or_insert(error);
+        true
+    }
+}
+
+/// A statement begins, or a part of one that a trigger is.
+unsafe extern "C" fn started(_: c_uint, context: *mut c_void, _: *mut c_void, _: *mut c_void) -> c_int {
+    // SAFETY: the context is the state, see `Database::bounded`.
+    unsafe { &*context.cast::<State>() }.steps.store(0, Ordering::Relaxed);
+    0
 }
 
 fn side(state: &State) -> MutexGuard<'_, Side> {

@@ -1,6 +1,7 @@
 //! Databases made by SQLite, erased in an archive, and compared with what SQLite itself makes of the same erasure on a plain file.
 
 mod aged;
+mod bounds;
 mod core;
 mod forged;
 mod forged_rules;
