@@ -73,18 +73,40 @@ struct Assembly<'p, 'w> {
     known: Known,
     /// Pieces so far.
     pieces: usize,
+    /// Of the run that was asked about last.
+    asked: Option<ChunkId>,
     read: u64,
 }
 
 impl<'p, 'w> Assembly<'p, 'w> {
     fn new(pipeline: &'p Pipeline<'p>, writer: &'w crate::repository::ChunkWriter, known: Known, memory: u64) -> Self {
         let most = usize::try_from(memory / 4).unwrap_or(usize::MAX);
-        Assembly { pipeline, tickets: VecDeque::new(), flying: 0, most, tree: TreeWriter::new(writer), known, pieces: 0, read: 0 }
+        Assembly {
+            pipeline,
+            tickets: VecDeque::new(),
+            flying: 0,
+            most,
+            tree: TreeWriter::new(writer),
+            known,
+            pieces: 0,
+            asked: None,
+            read: 0,
+        }
     }
 
     fn piece(&mut self, bytes: impl Into<Vec<u8>> + AsRef<[u8]>, context: &[u8], marks: impl FnOnce() -> Result<MarkJob>) -> Result<()> {
-        let length = bytes.as_ref().len();
         let id = self.pipeline.id(bytes.as_ref());
+        self.piece_of(id, bytes, context, marks)
+    }
+
+    fn piece_of(
+        &mut self,
+        id: ChunkId,
+        bytes: impl Into<Vec<u8>> + AsRef<[u8]>,
+        context: &[u8],
+        marks: impl FnOnce() -> Result<MarkJob>,
+    ) -> Result<()> {
+        let length = bytes.as_ref().len();
         let ticket = match self.known(&id, context)? {
             Some(known) => Ticket::Known(known),
             None => self.pipeline.submit(id, bytes.into(), marks()?),
@@ -97,10 +119,19 @@ impl<'p, 'w> Assembly<'p, 'w> {
         if !self.known.is_scrubbed() {
             return Ok(false);
         }
-        match self.known(&self.pipeline.id(run), &[])? {
+        let id = self.pipeline.id(run);
+        self.asked = Some(id);
+        match self.known(&id, &[])? {
             Some(known) => self.push(run.len(), Ticket::Known(known)).map(|()| true),
             None => Ok(false),
         }
+    }
+
+    /// Takes the run of a database.
+    fn run(&mut self, run: sqlite::marks::CutRun<'_>) -> Result<()> {
+        let asked = self.asked.take().filter(|_| run.as_asked);
+        let id = asked.unwrap_or_else(|| self.pipeline.id(run.bytes));
+        self.piece_of(id, run.bytes, run.context, || Ok(MarkJob::Ready((run.marks)()?)))
     }
 
     /// The reference that an earlier archive has for exactly this piece, if all that it names is there.
@@ -246,7 +277,7 @@ impl<'a> Run<'a> {
         let before = parent.at(&item.entry.path)?;
         let collections = self.collections_of(&item.entry.path);
         if let Some(old) = &before
-            && !has_write_ahead_log(&item.path)
+            && (item.without_log || !has_write_ahead_log(&item.path))
             && parent.unchanged(old, &item.entry, !collections.is_empty())
             && parent.is_whole(old)?
         {
@@ -386,8 +417,7 @@ impl<'a> Run<'a> {
     fn raw(&self, entry: &Entry, from: &mut dyn Read, assembly: &mut Assembly<'_, '_>) -> Result<()> {
         for bytes in RawCutter::new(from, entry.display_path(), &self.raw_gear, CutSizes::bytes()) {
             let bytes = bytes?;
-            self.env.stop.check("no archive was made; run the same command again")?;
-            self.env.monitor.advance(bytes.len() as u64);
+            self.one_more(&bytes)?;
             assembly.piece(bytes, &[], || Ok(MarkJob::None))?;
         }
         Ok(())
@@ -406,8 +436,7 @@ impl<'a> Run<'a> {
         let most = max_record(self.whole.memory);
         for piece in RecordPieces::open(format, collection, from, entry.display_path(), &self.raw_gear, CutSizes::records(), most)? {
             let piece = piece?;
-            self.env.stop.check("no archive was made; run the same command again")?;
-            self.env.monitor.advance(piece.bytes.len() as u64);
+            self.one_more(&piece.bytes)?;
             let coverage = coverage.clone();
             let context = piece.context.clone();
             assembly.piece(piece.bytes, &context, move || Ok(MarkJob::Records { format, context: piece.context, coverage }))?;
@@ -460,6 +489,11 @@ impl<'a> Run<'a> {
         Ok(entry)
     }
 
+    fn one_more(&self, piece: &[u8]) -> Result<()> {
+        self.env.monitor.advance(piece.len() as u64);
+        self.env.stop.check("no archive was made; run the same command again")
+    }
+
     /// Cuts and stores what a snapshot holds.
     fn sealed_database(
         &self,
@@ -471,13 +505,14 @@ impl<'a> Run<'a> {
         // Blocks depend on which pages belong to which table: they are taken over only while that is the same.
         let known = known.covering(cut.covers());
         let assembly = RefCell::new(Assembly::new(self.pipeline, self.pipeline.writer(), known, self.whole.memory));
-        let same = &mut |run: &[u8]| {
-            self.env.stop.check("no archive was made; run the same command again")?;
-            self.env.monitor.advance(run.len() as u64);
-            assembly.borrow_mut().unchanged(run)
+        let same = &mut |run: &[u8]| match assembly.borrow_mut().unchanged(run)? {
+            true => self.one_more(run).map(|()| true),
+            false => Ok(false),
         };
-        let report =
-            cut.stream(same, &mut |run, context, marks| assembly.borrow_mut().piece(run, context, || Ok(MarkJob::Ready(marks()?))))?;
+        let report = cut.stream(same, &mut |run| {
+            self.one_more(run.bytes)?;
+            assembly.borrow_mut().run(run)
+        })?;
         let (tree, read) = assembly.into_inner().finish()?;
         Ok((tree, read, report))
     }

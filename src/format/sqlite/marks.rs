@@ -478,8 +478,20 @@ pub struct CutReport {
 /// Makes a run's identity block when it is asked for: not for runs that an earlier archive already has one for.
 pub type LazyMarks<'a> = &'a dyn Fn() -> Result<Option<Marks>>;
 
-/// Takes a run, the context of its identity block, and the means to make the block.
-pub type TakeRun<'a> = dyn FnMut(&[u8], &[u8], LazyMarks<'_>) -> Result<()> + 'a;
+/// A run on its way into an archive.
+pub struct CutRun<'r> {
+    /// Scrubbed.
+    pub bytes: &'r [u8],
+    /// Of its identity block.
+    pub context: &'r [u8],
+    /// Makes the block.
+    pub marks: LazyMarks<'r>,
+    /// [`TakeSame`] was asked about it, and the scrub has changed nothing since.
+    pub as_asked: bool,
+}
+
+/// Takes a run.
+pub type TakeRun<'a> = dyn FnMut(CutRun<'_>) -> Result<()> + 'a;
 
 /// Takes a run as it was before, if it is the same.
 pub type TakeSame<'a> = dyn FnMut(&[u8]) -> Result<bool> + 'a;
@@ -536,12 +548,14 @@ impl<'a> Cut<'a> {
         let mut run = Vec::new();
         for index in 0..self.image.runs() {
             self.image.run_into(index, &mut run)?;
-            if let Some(pages) = self.plan.as_ref().and_then(|p| p.only_trees(index, &run))
+            let only_trees = self.plan.as_ref().and_then(|p| p.only_trees(index, &run));
+            if let Some(pages) = only_trees
                 && same(&run)?
             {
                 scrub.pages += pages;
                 continue;
             }
+            let wiped = scrub.bytes;
             if let Some(plan) = &mut self.plan {
                 for bad in plan.scrub_run(index * RUN as u64, &mut run, &mut scrub) {
                     if unscrubbed == 0 {
@@ -556,7 +570,7 @@ impl<'a> Cut<'a> {
                 }
             }
             let covering = self.layout.as_ref().zip(self.plan.as_ref()).filter(|(layout, _)| !layout.covers.is_empty());
-            let context = match covering {
+            let context = match covering.filter(|(_, plan)| plan.has_chains()) {
                 Some((layout, plan)) => layout.context((self.image, plan.header()), &mut plan.leaves(index, &run), self.key)?,
                 None => Vec::new(),
             };
@@ -565,7 +579,7 @@ impl<'a> Cut<'a> {
                 let leaves = &mut plan.leaves(index, &run);
                 layout.block((self.image, plan.header()), leaves, (run.len(), context.clone()), self.key).map(Some)
             };
-            out(&run, &context, &marks)?;
+            out(CutRun { bytes: &run, context: &context, marks: &marks, as_asked: only_trees.is_some() && scrub.bytes == wiped })?;
         }
         let covers = self.layout.as_ref().map(Layout::covered).unwrap_or_default();
         if covers.iter().any(String::is_empty) {

@@ -207,6 +207,11 @@ impl ScrubPlan {
         })
     }
 
+    /// Whether some cell's payload goes on on overflow pages.
+    pub(super) fn has_chains(&self) -> bool {
+        self.chains
+    }
+
     /// How many pages a run has, if they all are pages of b-trees and nothing in the database spills: then what the scrub does to the run
     /// follows from its bytes alone.
     pub(super) fn only_trees(&self, index: u64, run: &[u8]) -> Option<u64> {

@@ -24,7 +24,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::vec;
 
 /// What marks a folder as a cache (<https://bford.info/cachedir/>).
@@ -32,6 +32,8 @@ const CACHE_TAG: (&[u8], &[u8; 43]) = (b"CACHEDIR.TAG", b"Signature: 8a477f597d2
 
 /// Names that SQLite gives to what belongs to a database, after the database's own name.
 const SIDECARS: [&[u8]; 3] = [b"-wal", b"-shm", b"-journal"];
+/// Those of them that hold changes.
+const LOGS: [&[u8]; 2] = [b"-wal", b"-journal"];
 
 /// Folders held open at a time: deeper ones let go of those far above and find them again through `..`.
 const OPEN_FOLDERS: usize = 64;
@@ -120,6 +122,8 @@ pub struct WalkItem {
     /// The stored path of the SQLite database that this file (`-wal`, `-shm` or `-journal`) belongs to. A snapshot of the
     /// database holds what is in it, so it is not stored beside one.
     pub sidecar_of: Option<Vec<u8>>,
+    /// Nothing lies beside it that holds changes of a database of its name.
+    pub without_log: bool,
     /// Of a hard link: what it is when it has to stand for itself.
     own_kind: EntryKind,
     dir: Option<Arc<OwnedFd>>,
@@ -162,8 +166,9 @@ fn at(dir: &Option<Arc<OwnedFd>>) -> BorrowedFd<'_> {
 fn reach(dir: &Option<Arc<OwnedFd>>, name: &[u8], path: &Path) -> PathBuf {
     match dir {
         Some(fd) if cfg!(target_os = "linux") => {
+            static MOUNTED: OnceLock<bool> = OnceLock::new();
             let proc = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-            if proc.exists() { proc.join(OsStr::from_bytes(name)) } else { path.to_path_buf() }
+            if *MOUNTED.get_or_init(|| proc.exists()) { proc.join(OsStr::from_bytes(name)) } else { path.to_path_buf() }
         }
         _ => path.to_path_buf(),
     }
@@ -189,6 +194,8 @@ struct Folder {
     stored: Vec<u8>,
     path: PathBuf,
     names: Vec<Vec<u8>>,
+    /// These are all that it has.
+    all_names: bool,
     next: usize,
     /// The device that everything below has to be on with `one_file_system`.
     device: u64,
@@ -326,6 +333,7 @@ impl Walk {
 
     fn file(&mut self, place: Place, kind: EntryKind, stat: &Stat) {
         let sidecar_of = if kind == EntryKind::File { self.database_of(&place) } else { None };
+        let without_log = self.is_without_log(&place);
         let mut entry = meta::entry(place.stored, kind, stat, &mut self.owners);
         let mut problem = None;
         // Hard links of symbolic links are stored as links of their own: not every tar program restores them.
@@ -357,7 +365,7 @@ impl Walk {
             problem = note.map(|n| Problem::new(&entry.path, Severity::Warning, n));
         }
         let dir = if kind == EntryKind::File { place.dir } else { None };
-        self.emit(Box::new(WalkItem { entry, path: place.path, problem, sidecar_of, own_kind: kind, dir, name: place.name }));
+        self.emit(Box::new(WalkItem { entry, path: place.path, problem, sidecar_of, without_log, own_kind: kind, dir, name: place.name }));
     }
 
     fn enter(&mut self, place: Place, stat: Stat) {
@@ -374,6 +382,7 @@ impl Walk {
             path: place.path.clone(),
             problem,
             sidecar_of: None,
+            without_log: true,
             own_kind: EntryKind::Directory,
             dir: None,
             name: place.name,
@@ -396,6 +405,7 @@ impl Walk {
             }
         };
         let (mut names, failed) = names(&fd);
+        let all_names = failed.is_none();
         if let Some(e) = failed {
             let message = format!("cannot list all of the folder: {e}");
             self.problem(Problem::new(&place.stored, Severity::Lost, message));
@@ -413,6 +423,7 @@ impl Walk {
             stored: place.stored,
             path: place.path,
             names,
+            all_names,
             next: 0,
             device: stat.st_dev,
             included: place.included,
@@ -463,6 +474,17 @@ impl Walk {
         }
         if !outermost.is_empty() {
             self.stack.push(Frame::Roots(outermost.into_iter()));
+        }
+    }
+
+    /// By the names in its folder; of a root, which may come without one, it is not known.
+    fn is_without_log(&self, place: &Place) -> bool {
+        match self.stack.last() {
+            Some(Frame::Folder(folder)) if !place.is_root && folder.all_names => LOGS.iter().all(|log| {
+                let name = [place.name.as_slice(), log].concat();
+                folder.names.binary_search(&name).is_err()
+            }),
+            _ => false,
         }
     }
 

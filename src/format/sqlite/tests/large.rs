@@ -63,9 +63,9 @@ fn a_backup_scrubs_and_blocks_at_the_speed_of_a_disk() {
         let mut rows = 0;
         for with_marks in [false, true] {
             let start = Busy::start();
-            let report = cut(&snapshot, &m, &all, &key, &mut |_, _, marks| {
+            let report = cut(&snapshot, &m, &all, &key, &mut |run| {
                 if with_marks {
-                    rows += marks()?.unwrap().rows.len();
+                    rows += (run.marks)()?.unwrap().rows.len();
                 }
                 Ok(())
             })

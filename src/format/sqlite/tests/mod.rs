@@ -72,9 +72,9 @@ impl Archived {
     pub fn of(image: &dyn Image, map: &DataMap) -> Arc<Archived> {
         let all: Vec<usize> = (0..map.collections.len()).collect();
         let (mut runs, mut marks) = (Vec::new(), Vec::new());
-        let report = cut(image, map, &all, &key(), &mut |run, _, lazy| {
-            runs.push(Arc::new(run.to_vec()));
-            marks.push(lazy()?.map(|m| Arc::new(Marks::decode(&m.encode().unwrap()).unwrap())));
+        let report = cut(image, map, &all, &key(), &mut |run| {
+            runs.push(Arc::new(run.bytes.to_vec()));
+            marks.push((run.marks)()?.map(|m| Arc::new(Marks::decode(&m.encode().unwrap()).unwrap())));
             Ok(())
         })
         .unwrap();
