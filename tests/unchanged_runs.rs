@@ -1,5 +1,6 @@
 //! Runs of a database that did not change since the night before are taken over with what is known of them. That must not go too far: the
-//! same bytes can be another table's (a copy of it), or pages that were freed and so must be scrubbed now.
+//! same bytes can be another table's (a copy of it), or pages that were freed and so must be scrubbed now; and a file that did not change can
+//! have a log beside it that did.
 
 mod common;
 #[path = "common/small.rs"]
@@ -20,6 +21,12 @@ datasets:
     collections:
       - {name: customer, entry: crm.db, primary_key: [id], on_erase: delete, fields: {email: {identity: email}}}
       - {name: before, entry: crm.db, table: customer_before, primary_key: [id], on_erase: delete, fields: {email: {identity: email}}}
+"#;
+
+const IN_A_FOLDER_AND_ALONE: &str = r#"
+datasets:
+  folder: {source: {paths: [./data]}, unmapped: preserve}
+  alone: {source: {paths: [./data/crm.db]}, unmapped: preserve}
 "#;
 
 const RUN: usize = 65536;
@@ -97,4 +104,29 @@ fn pages_that_were_freed_without_a_change_of_their_bytes_are_scrubbed() {
     let db = Connection::open(out.join("data/crm.db")).unwrap();
     let intact: String = db.query_row("PRAGMA integrity_check", [], |r| r.get(0)).unwrap();
     assert_eq!(intact, "ok");
+}
+
+#[test]
+fn what_is_in_the_log_alone_is_in_the_next_night() {
+    let place = Place::new(IN_A_FOLDER_AND_ALONE);
+    let path = place.data("crm.db");
+    let db = Connection::open(&path).unwrap();
+    db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE visits(n); INSERT INTO visits VALUES(1)")
+        .unwrap();
+    let session = place.init();
+    for dataset in ["folder", "alone"] {
+        night(&session, dataset);
+    }
+    let seen = |path: &std::path::Path| (std::fs::metadata(path).unwrap().modified().unwrap(), std::fs::metadata(path).unwrap().len());
+    let before = seen(&path);
+    db.execute_batch("INSERT INTO visits VALUES(2)").unwrap();
+    assert_eq!(seen(&path), before, "only the log changed");
+    place.advance_hours(24);
+    for dataset in ["folder", "alone"] {
+        let second = night(&session, dataset).head.archive;
+        let out = restore(&place, &session, &second, dataset);
+        let restored = Connection::open(out.join("data/crm.db")).unwrap();
+        let visits: i64 = restored.query_row("SELECT count(*) FROM visits", [], |r| r.get(0)).unwrap();
+        assert_eq!(visits, 2, "{dataset}");
+    }
 }
