@@ -21,6 +21,8 @@ use std::sync::{Arc, Mutex};
 
 /// Archives that are worked on at the same time, at most: each has its databases open and its written pages in memory.
 const HANDS: usize = 2;
+/// An archive of more than so many times the memory is worked on alone.
+const LARGE: u64 = 10;
 /// Requests of a run beyond which archives are edited and read back one after the other: what was found of so many people takes memory too.
 const FEW: usize = 32;
 
@@ -172,7 +174,7 @@ fn run_dataset(
         session.env.monitor.advance(1);
         Ok(work)
     };
-    let hands = hands(requests);
+    let hands = hands(session, requests, heads.latest.iter().map(|listed| &listed.head));
     let works: Vec<Vec<Work>> = at_once(hands, shares(heads.latest, hands), |share| {
         let mut known = Known::default();
         share.into_iter().map(|listed| begun(listed, &mut known)).collect()
@@ -199,9 +201,11 @@ fn run_dataset(
     verify_and_replace(session, config, &people, requests, scope, lease, marks, works, report)
 }
 
-/// How many archives are worked on at the same time.
-fn hands(requests: &[&Request]) -> usize {
-    if requests.len() <= FEW { HANDS } else { 1 }
+/// How many archives are worked on at the same time: each holds the references of a large entry, its overlay and its part of the caches.
+fn hands<'h>(session: &Session, requests: &[&Request], heads: impl Iterator<Item = &'h Head>) -> usize {
+    let largest = heads.map(|head| head.source_bytes).max().unwrap_or(0);
+    let small = largest / LARGE <= session.config.memory;
+    if requests.len() <= FEW && small { HANDS } else { 1 }
 }
 
 /// An interrupted run may have left a new generation that nobody verified beside the old one. It is made again from the old one.
@@ -242,7 +246,7 @@ fn verify_and_replace(
     let mut remove: Vec<Listed> = Vec::new();
     session.env.monitor.phase(&format!("verifying {}", config.name), Some(works.len() as u64));
     let verified = Verifying { session, config, people, scope, view: &view, stored: &stored, read_back: Mutex::default() }
-        .all(&works, hands(requests))?;
+        .all(&works, hands(session, requests, works.iter().map(|work| &work.old.head)))?;
     for (work, verified) in works.iter_mut().zip(verified) {
         let (new, checked) = match verified {
             Verified::Nothing => continue,
