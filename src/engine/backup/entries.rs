@@ -17,7 +17,7 @@ use crate::source::command::{CommandLine, CommandStream, standard_input};
 use crate::source::file::{SourceFile, is_sqlite};
 use crate::source::meta::bare_entry;
 use crate::source::patient::Patient;
-use crate::source::walk::{Problem, Severity, Walk, WalkItem, WalkOptions, Walked};
+use crate::source::walk::{LOGS, Problem, Severity, Walk, WalkItem, WalkOptions, Walked};
 use crate::{Error, Result};
 use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};
@@ -588,7 +588,7 @@ fn globs(patterns: &[EntryPattern]) -> Result<PathGlobs> {
 
 /// A database's file may look untouched while its write-ahead log or journal holds changes.
 fn has_write_ahead_log(path: &Path) -> bool {
-    ["-wal", "-journal"].iter().any(|suffix| {
+    LOGS.iter().any(|suffix| {
         let mut name = path.as_os_str().to_owned();
         name.push(suffix);
         std::fs::metadata(name).is_ok_and(|m| m.len() > 0)

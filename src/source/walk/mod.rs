@@ -33,7 +33,7 @@ const CACHE_TAG: (&[u8], &[u8; 43]) = (b"CACHEDIR.TAG", b"Signature: 8a477f597d2
 /// Names that SQLite gives to what belongs to a database, after the database's own name.
 const SIDECARS: [&[u8]; 3] = [b"-wal", b"-shm", b"-journal"];
 /// Those of them that hold changes.
-const LOGS: [&[u8]; 2] = [b"-wal", b"-journal"];
+pub const LOGS: [&str; 2] = ["-wal", "-journal"];
 
 /// Folders held open at a time: deeper ones let go of those far above and find them again through `..`.
 const OPEN_FOLDERS: usize = 64;
@@ -481,7 +481,7 @@ impl Walk {
     fn is_without_log(&self, place: &Place) -> bool {
         match self.stack.last() {
             Some(Frame::Folder(folder)) if !place.is_root && folder.all_names => LOGS.iter().all(|log| {
-                let name = [place.name.as_slice(), log].concat();
+                let name = [place.name.as_slice(), log.as_bytes()].concat();
                 folder.names.binary_search(&name).is_err()
             }),
             _ => false,

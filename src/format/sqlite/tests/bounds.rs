@@ -5,38 +5,9 @@ use super::*;
 use crate::Error;
 use crate::env::Stop;
 use crate::format::sqlite::pages::Header;
+use crate::format::sqlite::vfs::{Bounds, Database};
 use std::sync::mpsc::channel;
 use std::time::Duration;
-
-/// Content whose user may want to stop.
-struct Stoppable(Arc<Archived>, Stop);
-
-impl EntryContent for Stoppable {
-    fn path(&self) -> String {
-        self.0.path()
-    }
-    fn pieces(&self) -> usize {
-        self.0.pieces()
-    }
-    fn piece_len(&self, index: usize) -> u64 {
-        self.0.piece_len(index)
-    }
-    fn piece(&self, index: usize) -> Result<Arc<Vec<u8>>> {
-        self.0.piece(index)
-    }
-    fn marks(&self, index: usize) -> Result<Option<Arc<Marks>>> {
-        self.0.marks(index)
-    }
-    fn covers(&self) -> &[String] {
-        self.0.covers()
-    }
-    fn scrubbed(&self) -> bool {
-        self.0.scrubbed()
-    }
-    fn stop(&self) -> Stop {
-        self.1.clone()
-    }
-}
 
 const MANY: &str = "CREATE TABLE p(id INTEGER PRIMARY KEY, email TEXT);
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) INSERT INTO p SELECT i, 'mail' || i FROM n;";
@@ -44,8 +15,8 @@ const MANY: &str = "CREATE TABLE p(id INTEGER PRIMARY KEY, email TEXT);
 #[test]
 fn a_wish_to_stop_ends_a_statement_in_its_middle() {
     let dir = temp();
-    let (archived, stop, key) = (Archived::plain(&build(dir.path(), MANY)), Stop::default(), key());
-    let mut editor = SqliteEditor::open(Arc::new(Stoppable(archived, stop.clone())), &key, Limits::default()).unwrap();
+    let (archived, key) = (Archived::plain(&build(dir.path(), MANY)), key());
+    let mut editor = SqliteEditor::open(archived.clone(), &key, Limits::default()).unwrap();
     let mut seen = 0;
     assert!(editor.visit_values(&mut |_| seen += 1).unwrap());
     assert_eq!(seen, 20_000);
@@ -53,7 +24,7 @@ fn a_wish_to_stop_ends_a_statement_in_its_middle() {
     let result = editor.visit_values(&mut |_| {
         seen += 1;
         if seen == 100 {
-            stop.request();
+            archived.stop.request();
         }
     });
     assert!(matches!(&result, Err(Error::Interrupted(how)) if how.contains("run the same command again")), "{result:?}");
@@ -108,12 +79,18 @@ fn many_statements_may_take_more_steps_than_one() {
     let dir = temp();
     let (archived, key) = (Archived::plain(&build(dir.path(), MANY)), key());
     let mut editor = SqliteEditor::open(archived, &key, Limits::default()).unwrap();
-    // Each of them reads all rows.
+    // Of these each reads all rows, and together they take more than one may.
+    let bounds = Bounds { path: "crm.db".into(), stop: Stop::default(), steps: 1_000_000, longest: u64::MAX };
+    let db = Database::bounded(editor.overlay.clone(), false, bounds).unwrap();
+    let count = |sql: &str| db.connection().query_row(sql, [], |r| r.get::<_, i64>(0)).map_err(db.explain("counting"));
     for _ in 0..700 {
-        let n: i64 =
-            editor.db.as_ref().unwrap().connection().query_row("SELECT count(*) FROM p WHERE id > email", [], |r| r.get(0)).unwrap();
-        assert_eq!(n, 0);
+        assert_eq!(count("SELECT count(*) FROM p WHERE id > email").unwrap(), 0);
     }
+    let endless = count("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000000) SELECT count(*) FROM n")
+        .unwrap_err()
+        .to_string();
+    assert!(endless.contains("crm.db: is damaged"), "{endless}");
+    drop(db);
     assert!(editor.visit_values(&mut |_| {}).unwrap());
 }
 

@@ -479,10 +479,9 @@ fn long_values_may_change_where_their_rows_were_to_and_only_there() {
 
 /// Damaged before the edit, in an archive whose host says that it was scrubbed: nobody compares pages that were not written.
 fn lying(bytes: &[u8]) -> Arc<Archived> {
-    let report = CutReport { scrubbed: true, ..CutReport::default() };
-    let runs: Vec<_> = bytes.chunks(RUN).map(|r| Arc::new(r.to_vec())).collect();
-    let marks = vec![None; runs.len()];
-    Arc::new(Archived { runs, marks, report, opened: Mutex::default(), reads: AtomicUsize::new(0) })
+    let mut archived = Arc::into_inner(Archived::plain(bytes)).unwrap();
+    archived.report.scrubbed = true;
+    Arc::new(archived)
 }
 
 #[test]

@@ -458,6 +458,7 @@ fn what_cannot_be_edited_safely_is_refused_when_opened_or_stored_as_it_is() {
         report: CutReport::default(),
         opened: Mutex::default(),
         reads: AtomicUsize::new(0),
+        stop: Stop::default(),
     };
     refused(SqliteEditor::open(Arc::new(odd), &key, Limits::default()), &["runs of pages"]);
     // Not a database.

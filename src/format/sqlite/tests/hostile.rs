@@ -414,6 +414,7 @@ fn survive(sample: &Sample, image: &[u8]) -> Vec<End> {
         report: sample.cut.report.clone(),
         opened: Mutex::default(),
         reads: AtomicUsize::new(0),
+        stop: Stop::default(),
     });
     let backed_up = Archived::of(&image.to_vec(), &people_map());
     let mut ends = Vec::new();

@@ -21,6 +21,7 @@ use crate::Result;
 use crate::datamap::{
     Collection, DataMap, Dialect, EntryPattern, Feed, Field, Normalize, OnErase, Probe, Shared, TokenKey, TokenSet, Unmapped,
 };
+use crate::env::Stop;
 use crate::format::{Disposition, EntryContent, EntryEditor, Found, Marks, NewPiece, NewValue};
 use rusqlite::Connection;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +40,8 @@ pub struct Archived {
     pub report: CutReport,
     pub opened: Mutex<BTreeSet<usize>>,
     pub reads: AtomicUsize,
+    /// Whether its user wants to stop.
+    pub stop: Stop,
 }
 
 impl EntryContent for Archived {
@@ -65,6 +68,9 @@ impl EntryContent for Archived {
     fn scrubbed(&self) -> bool {
         self.report.scrubbed
     }
+    fn stop(&self) -> Stop {
+        self.stop.clone()
+    }
 }
 
 impl Archived {
@@ -78,14 +84,21 @@ impl Archived {
             Ok(())
         })
         .unwrap();
-        Arc::new(Archived { runs, marks, report, opened: Mutex::default(), reads: AtomicUsize::new(0) })
+        Arc::new(Archived { runs, marks, report, opened: Mutex::default(), reads: AtomicUsize::new(0), stop: Stop::default() })
     }
 
     /// As an archive made before the map named the entry: raw bytes, nothing covered.
     pub fn plain(bytes: &[u8]) -> Arc<Archived> {
         let runs: Vec<Arc<Vec<u8>>> = bytes.chunks(RUN).map(|r| Arc::new(r.to_vec())).collect();
         let marks = vec![None; runs.len()];
-        Arc::new(Archived { runs, marks, report: CutReport::default(), opened: Mutex::default(), reads: AtomicUsize::new(0) })
+        Arc::new(Archived {
+            runs,
+            marks,
+            report: CutReport::default(),
+            opened: Mutex::default(),
+            reads: AtomicUsize::new(0),
+            stop: Stop::default(),
+        })
     }
 
     pub fn bytes(&self) -> Vec<u8> {
@@ -107,7 +120,7 @@ impl Archived {
         out.extend((at..self.runs.len()).map(|i| (self.runs[i].clone(), self.marks[i].clone())));
         let (runs, marks) = out.into_iter().unzip();
         let report = CutReport { scrubbed: true, ..self.report.clone() };
-        Arc::new(Archived { runs, marks, report, opened: Mutex::default(), reads: AtomicUsize::new(0) })
+        Arc::new(Archived { runs, marks, report, opened: Mutex::default(), reads: AtomicUsize::new(0), stop: Stop::default() })
     }
 }
 
