@@ -1,16 +1,16 @@
 //! An archive opened for reading: its entries in order, and the bytes of each, chunk by chunk.
 
-use super::blocks::MarksCache;
+use super::blocks::{EntryBlocks, MarksCache};
 use super::held::HeldPiece;
 use crate::datamap::Tokens;
 use crate::env::Stop;
 use crate::format::text_filter::WantedText;
 use crate::format::{EntryContent, Marks};
-use crate::repository::entry::{ChunkRef, Entry, Role};
-use crate::repository::{ChunkReader, Head, ListChunk, entries, list_chunks, shared_entries, tree_refs};
+use crate::repository::entry::{ChunkId, ChunkRef, Entry, Role};
+use crate::repository::{ChunkReader, Head, ListChunk, entries, list_chunks, shared_entries, tree_iter};
 use crate::{Error, Result};
 use std::io::{self, Read};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// How far ahead of a sequential reader chunks are fetched, in chunks.
 const AHEAD: usize = 32;
@@ -42,10 +42,12 @@ impl OpenArchive {
 
     /// The references to an entry's chunks.
     pub fn refs(&self, entry: &Entry) -> Result<Vec<ChunkRef>> {
-        match &entry.content {
-            Some(tree) => tree_refs(&self.reader, tree),
-            None => Ok(Vec::new()),
-        }
+        self.each_ref(entry).collect()
+    }
+
+    /// The same for whoever needs them once.
+    pub fn each_ref(&self, entry: &Entry) -> impl Iterator<Item = Result<ChunkRef>> + '_ {
+        entry.content.as_ref().map(|tree| tree_iter(&self.reader, tree)).into_iter().flatten()
     }
 
     /// An entry's bytes for an editor.
@@ -57,6 +59,7 @@ impl OpenArchive {
             scrubbed: entry.mapped.as_ref().is_some_and(|m| m.scrubbed),
             reader: self.reader.clone(),
             marks: marks.clone(),
+            blocks: OnceLock::new(),
         })
     }
 
@@ -74,6 +77,7 @@ pub struct StoredContent {
     scrubbed: bool,
     reader: Arc<ChunkReader>,
     marks: Arc<MarksCache>,
+    blocks: OnceLock<EntryBlocks>,
 }
 
 impl StoredContent {
@@ -84,6 +88,14 @@ impl StoredContent {
 
     fn at(&self, index: usize) -> Result<&ChunkRef> {
         self.refs.get(index).ok_or_else(|| Error::format(&self.path, format!("has no piece {index}")))
+    }
+
+    fn blocks(&self) -> &EntryBlocks {
+        self.blocks.get_or_init(|| self.marks.blocks(self.refs.iter().map(|r| r.marks)))
+    }
+
+    fn block(&self, index: usize) -> Option<ChunkId> {
+        self.refs.get(index)?.marks
     }
 }
 
@@ -105,10 +117,10 @@ impl EntryContent for StoredContent {
         Ok(Some(Arc::new(Marks::decode(&self.reader.read(&id, Role::Marks)?)?)))
     }
     fn candidates(&self, probe: u16, wanted: &dyn Tokens) -> Result<Vec<usize>> {
-        self.marks.candidates(&self.reader, &mut self.refs.iter().map(|r| r.marks), probe, wanted)
+        self.marks.candidates(&self.reader, self.blocks(), &|index| self.block(index), probe, wanted)
     }
     fn mentioning(&self, wanted: &WantedText) -> Result<Vec<usize>> {
-        self.marks.mentioning(&self.reader, &mut self.refs.iter().map(|r| r.marks), wanted)
+        self.marks.mentioning(&self.reader, self.blocks(), &|index| self.block(index), wanted)
     }
     fn covers(&self) -> &[String] {
         &self.covers

@@ -9,7 +9,7 @@ use crate::format::text_filter::WantedText;
 use crate::repository::ChunkReader;
 use crate::repository::entry::{ChunkId, Role};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Blocks that are opened together: they lie in packs of their own, so many come with one read.
 const AHEAD: usize = 256;
@@ -21,6 +21,8 @@ const SLOT: usize = 64;
 /// hash of its contents, so what was found in it holds wherever it is named.
 pub struct MarksCache {
     inner: Mutex<Inner>,
+    /// Blocks that were being opened were opened, or were not.
+    opened: Condvar,
     limit: usize,
 }
 
@@ -28,10 +30,20 @@ pub struct MarksCache {
 struct Inner {
     /// Numbers the blocks met.
     slots: HashMap<ChunkId, u32, ById>,
-    summaries: Vec<Option<Arc<Summary>>>,
+    blocks: Vec<Block>,
     /// By what was asked, for each block: 0 not known, 1 none of it, 2 some.
     answers: HashMap<Question, Vec<u8>>,
     bytes: usize,
+}
+
+/// What is known of a block.
+#[derive(Default, Clone)]
+enum Block {
+    #[default]
+    Closed,
+    /// Somebody is opening it.
+    Opening,
+    Open(Arc<Summary>),
 }
 
 /// Chunk ids are keyed hashes already.
@@ -57,74 +69,110 @@ type Question = (Fingerprint, Option<u16>);
 /// What answers it.
 type Holds<'h> = dyn Fn(&Summary) -> bool + Sync + 'h;
 
-/// A block to be asked: its place among the references asked about, itself, its number if it has one.
-type Asked = (usize, ChunkId, Option<u32>);
+/// A block to be asked: its place among the blocks asked about, itself, its number if it has one.
+#[derive(Clone, Copy)]
+struct Asked {
+    place: usize,
+    id: ChunkId,
+    slot: Option<usize>,
+}
+
+/// The blocks of an entry's pieces, with the numbers under which the cache knows them.
+pub struct EntryBlocks(Vec<Numbered>);
+
+#[derive(Clone, Copy)]
+enum Numbered {
+    /// The piece has no block.
+    Missing,
+    Block(u32),
+    /// There is no room to remember anything of it.
+    Unknown,
+}
 
 impl MarksCache {
     /// A cache of at most `limit` bytes.
     pub fn new(limit: usize) -> Arc<MarksCache> {
-        Arc::new(MarksCache { inner: Mutex::default(), limit })
+        Arc::new(MarksCache { inner: Mutex::default(), opened: Condvar::new(), limit })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Places of those blocks that may have a wanted token for the probe, in order. Where there is no block, it may.
+    /// Looks the blocks of an entry's pieces up, once for all questions.
+    pub fn blocks(&self, ids: impl Iterator<Item = Option<ChunkId>>) -> EntryBlocks {
+        let mut inner = self.lock();
+        let number = |id: Option<ChunkId>| {
+            let Some(id) = id else { return Numbered::Missing };
+            if let Some(slot) = inner.slots.get(&id) {
+                return Numbered::Block(*slot);
+            }
+            if inner.bytes + SLOT > self.limit {
+                return Numbered::Unknown;
+            }
+            let slot = inner.blocks.len() as u32;
+            inner.slots.insert(id, slot);
+            inner.blocks.push(Block::Closed);
+            inner.bytes += SLOT;
+            Numbered::Block(slot)
+        };
+        EntryBlocks(ids.map(number).collect())
+    }
+
+    /// Places of those blocks that may have a wanted token for the probe, in order. Where there is no block, it may. `id_of` gives the
+    /// block of a piece that has one.
     pub fn candidates(
         &self,
         reader: &ChunkReader,
-        blocks: &mut dyn Iterator<Item = Option<ChunkId>>,
+        blocks: &EntryBlocks,
+        id_of: &dyn Fn(usize) -> Option<ChunkId>,
         probe: u16,
         wanted: &dyn Tokens,
     ) -> Result<Vec<usize>> {
-        let holds = |block: &Summary| block.tokens.iter().any(|(p, list)| *p == probe && wanted.any_short(list));
-        self.search(reader, blocks, (wanted.fingerprint(), Some(probe)), &holds)
+        let holds = |block: &Summary| block.of_probe(probe).any(|list| wanted.any_short(list));
+        self.search(reader, blocks, id_of, (wanted.fingerprint(), Some(probe)), &holds)
     }
 
     /// Places of those blocks whose records' texts may mention the person, in order. Where there is no block, they may.
     pub fn mentioning(
         &self,
         reader: &ChunkReader,
-        blocks: &mut dyn Iterator<Item = Option<ChunkId>>,
+        blocks: &EntryBlocks,
+        id_of: &dyn Fn(usize) -> Option<ChunkId>,
         wanted: &WantedText,
     ) -> Result<Vec<usize>> {
-        self.search(reader, blocks, (wanted.fingerprint(), None), &|block| wanted.may_be_in(block.text.as_deref()))
+        self.search(reader, blocks, id_of, (wanted.fingerprint(), None), &|block| wanted.may_be_in(block.text.as_deref()))
     }
 
     fn search(
         &self,
         reader: &ChunkReader,
-        blocks: &mut dyn Iterator<Item = Option<ChunkId>>,
+        blocks: &EntryBlocks,
+        id_of: &dyn Fn(usize) -> Option<ChunkId>,
         question: Question,
         holds: &Holds<'_>,
     ) -> Result<Vec<usize>> {
         let mut out = Vec::new();
         let mut open: Vec<Asked> = Vec::new();
         {
-            let mut inner = self.lock();
-            let Inner { slots, summaries, answers, bytes } = &mut *inner;
-            let mut answers = answers.get(&question);
-            for (place, block) in blocks.enumerate() {
-                let Some(id) = block else {
-                    out.push(place);
-                    continue;
-                };
-                let slot = match slots.get(&id) {
-                    Some(slot) => Some(*slot),
-                    None if *bytes + SLOT <= self.limit => {
-                        let slot = summaries.len() as u32;
-                        slots.insert(id, slot);
-                        summaries.push(None);
-                        *bytes += SLOT;
-                        Some(slot)
+            let inner = self.lock();
+            let answers = inner.answers.get(&question).map(Vec::as_slice).unwrap_or_default();
+            for (place, block) in blocks.0.iter().enumerate() {
+                let slot = match block {
+                    Numbered::Missing => {
+                        out.push(place);
+                        continue;
                     }
-                    None => None,
+                    Numbered::Block(slot) => Some(*slot as usize),
+                    Numbered::Unknown => None,
                 };
-                match slot.and_then(|s| answers.as_mut()?.get(s as usize)) {
+                match slot.and_then(|s| answers.get(s)) {
                     Some(1) => {}
                     Some(2) => out.push(place),
-                    _ => open.push((place, id, slot)),
+                    _ => match id_of(place) {
+                        Some(id) => open.push(Asked { place, id, slot }),
+                        None => out.push(place),
+                    },
                 }
             }
         }
@@ -140,7 +188,7 @@ impl MarksCache {
             all.into_iter().map(|r| r.map(|batches| batches.into_iter().flatten().collect())).collect()
         });
         let mut inner = self.lock();
-        let known = inner.summaries.len();
+        let known = inner.blocks.len();
         let fresh = !inner.answers.contains_key(&question);
         // A bit of memory for each set asked about; when there is none left, nothing more is remembered.
         let remember = !fresh || inner.bytes + known <= self.limit;
@@ -149,14 +197,14 @@ impl MarksCache {
         }
         for (asked, holds) in found.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten() {
             if holds {
-                out.push(asked.0);
+                out.push(asked.place);
             }
-            if let Some(slot) = asked.2.filter(|_| remember) {
+            if let Some(slot) = asked.slot.filter(|_| remember) {
                 let answers = inner.answers.entry(question).or_default();
-                if answers.len() <= slot as usize {
-                    answers.resize(known.max(slot as usize + 1), 0);
+                if answers.len() <= slot {
+                    answers.resize(known.max(slot + 1), 0);
                 }
-                if let Some(answer) = answers.get_mut(slot as usize) {
+                if let Some(answer) = answers.get_mut(slot) {
                     *answer = 1 + u8::from(holds);
                 }
             }
@@ -165,41 +213,92 @@ impl MarksCache {
         Ok(out)
     }
 
-    /// Asks a batch of blocks, opening those that were not yet.
+    /// Asks a batch of blocks, opening those that were not yet. What another thread is opening is waited for: the archives of a run ask about
+    /// the same blocks at the same time.
     fn ask(&self, reader: &ChunkReader, batch: &[Asked], holds: &Holds<'_>) -> Result<Vec<(Asked, bool)>> {
-        let known: Vec<Option<Arc<Summary>>> = {
-            let inner = self.lock();
-            batch.iter().map(|(_, _, slot)| inner.summaries.get((*slot)? as usize)?.clone()).collect()
-        };
-        let unknown: Vec<_> = batch.iter().zip(&known).filter(|(_, k)| k.is_none()).map(|((_, id, _), _)| (*id, Role::Marks)).collect();
-        if unknown.len() > 1 {
-            reader.prefetch(&unknown);
-        }
         let mut out = Vec::with_capacity(batch.len());
-        for (asked, known) in batch.iter().zip(known) {
-            let block = match known {
-                Some(block) => block,
-                None => {
-                    let block = Arc::new(Marks::summary(&reader.read(&asked.1, Role::Marks)?)?);
-                    self.keep(asked.2, &block);
-                    block
+        let mut left: Vec<Asked> = batch.to_vec();
+        while !left.is_empty() {
+            let (mut mine, mut theirs, mut open) = (Vec::new(), Vec::new(), Vec::new());
+            {
+                let mut inner = self.lock();
+                for asked in left {
+                    match asked.slot.and_then(|s| inner.blocks.get_mut(s)) {
+                        Some(Block::Open(block)) => open.push((asked, block.clone())),
+                        Some(Block::Opening) => theirs.push(asked),
+                        Some(closed) => {
+                            *closed = Block::Opening;
+                            mine.push(asked);
+                        }
+                        None => mine.push(asked),
+                    }
                 }
-            };
-            out.push((*asked, holds(&block)));
+            }
+            self.open(reader, mine, &mut open)?;
+            out.extend(open.into_iter().map(|(asked, block)| (asked, holds(&block))));
+            left = theirs;
+            self.wait(&left);
         }
         Ok(out)
     }
 
-    fn keep(&self, slot: Option<u32>, block: &Arc<Summary>) {
-        let cost = block.tokens.iter().map(|(_, list)| 32 + list.len() * 4).sum::<usize>() + block.text.as_ref().map_or(0, Vec::len);
+    /// Opens blocks that this thread has claimed; whatever happens, it claims none of them afterwards.
+    fn open(&self, reader: &ChunkReader, mine: Vec<Asked>, open: &mut Vec<(Asked, Arc<Summary>)>) -> Result<()> {
+        if mine.is_empty() {
+            return Ok(());
+        }
+        let claims = Claims { cache: self, slots: mine.iter().filter_map(|asked| asked.slot).collect() };
+        let ids: Vec<(ChunkId, Role)> = mine.iter().map(|asked| (asked.id, Role::Marks)).collect();
+        let from = open.len();
+        reader.each(&ids, |n, read| {
+            let block = Arc::new(Marks::summary(read?)?);
+            if let Some(asked) = mine.get(n) {
+                open.push((*asked, block));
+            }
+            Ok(())
+        })?;
         let mut inner = self.lock();
-        if inner.bytes + cost > self.limit {
-            return;
+        for (asked, block) in open.iter().skip(from) {
+            let cost = block.memory();
+            if inner.bytes + cost > self.limit {
+                continue;
+            }
+            if let Some(place) = asked.slot.and_then(|s| inner.blocks.get_mut(s)) {
+                *place = Block::Open(block.clone());
+                inner.bytes += cost;
+            }
         }
-        if let Some(place) = slot.and_then(|s| inner.summaries.get_mut(s as usize))
-            && place.replace(block.clone()).is_none()
-        {
-            inner.bytes += cost;
+        drop(inner);
+        drop(claims);
+        Ok(())
+    }
+
+    /// Until none of these is being opened by anybody.
+    fn wait(&self, theirs: &[Asked]) {
+        let mut inner = self.lock();
+        for asked in theirs {
+            while asked.slot.and_then(|s| inner.blocks.get(s)).is_some_and(|b| matches!(b, Block::Opening)) {
+                inner = self.opened.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            }
         }
+    }
+}
+
+/// Blocks that a thread said it would open. Those that it has not opened, others may.
+struct Claims<'c> {
+    cache: &'c MarksCache,
+    slots: Vec<usize>,
+}
+
+impl Drop for Claims<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.cache.lock();
+        for slot in &self.slots {
+            if let Some(block @ Block::Opening) = inner.blocks.get_mut(*slot) {
+                *block = Block::Closed;
+            }
+        }
+        drop(inner);
+        self.cache.opened.notify_all();
     }
 }

@@ -198,30 +198,37 @@ pub fn apply(
     Ok(edit)
 }
 
-/// A piece of an edited entry, and whether the edit made it.
-pub struct EditedPiece {
-    /// Where it is.
-    pub source: PieceSource,
-    /// `false`: as it was.
-    pub is_new: bool,
+/// A piece of an edited entry.
+pub enum EditedPiece<'e> {
+    /// As it was.
+    Kept(ChunkRef),
+    /// The edit made it.
+    Made(&'e PieceSource),
 }
 
-/// An edited entry's pieces in order. Fails when the new pieces do not fit the old ones.
-pub fn edited_pieces(refs: &[ChunkRef], edit: &EntryEdit) -> Result<Vec<EditedPiece>> {
+/// Goes over an edited entry's pieces in order; `refs` are the old ones. Fails when the new pieces do not fit those.
+pub fn edited_pieces<'e>(
+    refs: impl Iterator<Item = Result<ChunkRef>>,
+    edit: &'e EntryEdit,
+    mut visit: impl FnMut(EditedPiece<'e>) -> Result<()>,
+) -> Result<()> {
     let bad = || Error::Verification("an edit does not fit the entry it was made for; nothing was changed".into());
-    let kept = |r: &ChunkRef| EditedPiece { source: PieceSource::Stored(r.clone()), is_new: false };
-    let mut out = Vec::with_capacity(refs.len());
+    let mut refs = refs.fuse();
     let mut at = 0;
     for (range, made) in &edit.pieces {
-        if range.start < at || range.end < range.start || range.end > refs.len() {
+        if range.start < at || range.end < range.start {
             return Err(bad());
         }
-        out.extend(refs[at..range.start].iter().map(kept));
-        out.extend(made.iter().map(|source| EditedPiece { source: source.clone(), is_new: true }));
-        at = range.end;
+        while at < range.end {
+            let old = refs.next().ok_or_else(bad)??;
+            if at < range.start {
+                visit(EditedPiece::Kept(old))?;
+            }
+            at += 1;
+        }
+        made.iter().try_for_each(|source| visit(EditedPiece::Made(source)))?;
     }
-    out.extend(refs.get(at..).ok_or_else(bad)?.iter().map(kept));
-    Ok(out)
+    refs.try_for_each(|old| visit(EditedPiece::Kept(old?)))
 }
 
 /// A piece of the walk over an archive as an edit leaves it.
@@ -292,7 +299,14 @@ pub fn edited_chunks<'e>(archive: &OpenArchive, edit: &'e ArchiveEdit, mut visit
 
 /// An edited entry's bytes for a reader, without storing them (the restore gate).
 pub fn piece_sources(archive: &OpenArchive, entry: &Entry, edit: Option<&EntryEdit>) -> Result<Vec<PieceSource>> {
-    let refs = archive.refs(entry)?;
-    let Some(edit) = edit else { return Ok(refs.into_iter().map(PieceSource::Stored).collect()) };
-    Ok(edited_pieces(&refs, edit)?.into_iter().map(|p| p.source).collect())
+    let Some(edit) = edit else { return archive.each_ref(entry).map(|r| Ok(PieceSource::Stored(r?))).collect() };
+    let mut out = Vec::new();
+    edited_pieces(archive.each_ref(entry), edit, |piece| {
+        out.push(match piece {
+            EditedPiece::Kept(old) => PieceSource::Stored(old),
+            EditedPiece::Made(source) => source.clone(),
+        });
+        Ok(())
+    })?;
+    Ok(out)
 }

@@ -93,24 +93,24 @@ pub fn bind<'k>(map: &DataMap, view: &'k View, archive: &OpenArchive, limits: Li
             .filter(|c| !is_path_collection(&map.collections[*c]) && map.collections[*c].entry.matches(path).is_some())
             .collect()
     };
-    for entry in archive.shared_entries() {
+    for list in archive.list_chunks() {
         env.stop.check("nothing was changed; run the same command again")?;
-        let entry = entry?;
-        let collections = named(&entry.path);
-        if collections.is_empty() {
-            continue;
-        }
-        match entry.kind {
-            EntryKind::File => {
-                by_path.insert(entry.path.clone(), bound.len());
-                bound.push(open(map, view, archive, limits, entry, collections)?);
-            }
-            EntryKind::Hardlink => {
-                if let Some(target) = &entry.link {
-                    links.entry(target.to_vec()).or_default().extend(collections);
+        let list = list?;
+        for place in view.named.of(&list, |entry| !named(&entry.path).is_empty()).iter() {
+            let Some(entry) = list.entries.get(*place) else { continue };
+            let collections = named(&entry.path);
+            match entry.kind {
+                EntryKind::File => {
+                    by_path.insert(entry.path.clone(), bound.len());
+                    bound.push(open(map, view, archive, limits, entry.clone(), collections)?);
                 }
+                EntryKind::Hardlink => {
+                    if let Some(target) = &entry.link {
+                        links.entry(target.to_vec()).or_default().extend(collections);
+                    }
+                }
+                _ => {}
             }
-            _ => {}
         }
     }
     // A collection may name a file by another of its names than the one that carries the bytes.

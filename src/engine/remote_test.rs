@@ -18,6 +18,7 @@ use crate::store::s3::fake::{Fake, Fault, Op, expiring};
 use crate::store::s3::{Lock, LockMode, Options as Bucket, S3Store};
 use crate::store::{Aspect, Level, Store};
 use crate::{Error, Result};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -450,4 +451,36 @@ fn traffic_is_told_by_kind() {
     });
     let traffic = said.into_inner().unwrap().unwrap();
     assert!(traffic.requests.get > 0 && traffic.requests.put > 0 && traffic.requests.list > 0 && traffic.bytes_written > 0, "{traffic:?}");
+}
+
+#[test]
+fn more_people_than_memory_holds_are_erased_in_several_runs() {
+    let scene = Scene::new(Fake::start(), false);
+    scene.init();
+    let mut session = scene.open().unwrap();
+    let archive = scene.backup(&session).unwrap();
+    let emails: Vec<String> = (0..5).map(|n| format!(r#"{{"email": "p{n}@example.org"}}"#)).collect();
+    let opening = request::Opening {
+        identities: format!("[{}]", emails.join(",")),
+        datasets: vec![],
+        kind: Kind::SubjectRequest,
+        received: None,
+        reason: None,
+    };
+    let ids = request::open(&session, &opening).unwrap();
+    scene.clock.0.fetch_add(4 * 86_400, Ordering::SeqCst);
+    // Of two people.
+    session.config.memory = 600 << 10;
+    let report = scene.erase(&session).unwrap();
+    assert_eq!(report.done.iter().collect::<BTreeSet<_>>(), ids.iter().collect());
+    assert_eq!((report.partial.len(), report.exit_code()), (0, 0));
+    let generations: Vec<u32> = report.archives.iter().map(|a| a.after.0).collect();
+    assert_eq!(generations, [2, 3, 4]);
+    session.config.memory = 256 << 20;
+    let (people, _) = scene.restored(&session, &archive, "several").unwrap();
+    assert!((0..5).all(|n| !people.contains(&format!(",p{n}@"))) && people.contains("Person 5,p5@example.org"));
+    assert_eq!(people.lines().count(), 1 + 195 + 1);
+    for id in &ids {
+        assert!(session.state().unwrap().request(id).unwrap().finished.is_some());
+    }
 }

@@ -1,7 +1,7 @@
 //! Sealing an edited archive as its next generation: its new pieces are stored already, everything else is referred to again.
 
 use super::archive::{OpenArchive, PieceSource};
-use super::edit::{ArchiveEdit, Walked, edited_chunks, edited_pieces};
+use super::edit::{ArchiveEdit, EditedPiece, Walked, edited_chunks, edited_pieces};
 use crate::env::Env;
 use crate::repository::entry::Entry;
 use crate::repository::{ChunkWriter, Dataset, EntryListWriter, Head, Listed, TreeWriter};
@@ -40,14 +40,12 @@ pub fn reseal(
         let mut entry = entry;
         if let Some(change) = change {
             let edited = Arc::make_mut(&mut entry);
-            let refs = archive.refs(edited)?;
             let mut tree = TreeWriter::new(writer);
-            for piece in edited_pieces(&refs, change)? {
-                match piece.source {
-                    PieceSource::Stored(r) => tree.push(r)?,
-                    PieceSource::Fresh(_) => return Err(Error::Refused("an edit that was only tried out cannot be sealed".into())),
-                }
-            }
+            edited_pieces(archive.each_ref(edited), change, |piece| match piece {
+                EditedPiece::Kept(old) => tree.push(old),
+                EditedPiece::Made(PieceSource::Stored(new)) => tree.push(new.clone()),
+                EditedPiece::Made(PieceSource::Fresh(_)) => Err(Error::Refused("an edit that was only tried out cannot be sealed".into())),
+            })?;
             let tree = tree.finish()?;
             edited.size = tree.len();
             edited.content = Some(tree);

@@ -121,7 +121,7 @@ pub fn rotate(session: &Session, config: &config::Dataset, dry_run: bool) -> Res
     session.env.monitor.phase(&format!("sweeping {}", config.name), None);
     lease.check()?;
     let mut dropped = super::propagate::Report::empty();
-    report.gone = drop_dead(session, &config.name, &lease, &removed, &mut dropped)?;
+    report.gone = drop_dead(session, session.view(&config.name)?, &lease, &removed, &mut dropped)?;
     report.dropped = dropped.dropped;
     report.locked = dropped.listing.locked;
     session.catalog.witness_heads(&config.name, &session.repo.heads(&config.name)?)?;

@@ -7,12 +7,13 @@ use super::state::State;
 use crate::catalog::Catalog;
 use crate::config::{self, Config};
 use crate::env::Env;
-use crate::repository::{ArchiveId, ChunkIndex, ChunkReader, Dataset, Head, Heads, Ledger, Listed, Repository};
+use crate::repository::entry::{ChunkId, Entry};
+use crate::repository::{ArchiveId, ChunkIndex, ChunkReader, Dataset, Head, Heads, Ledger, ListChunk, Listed, Repository};
 use crate::store::fault::Counting;
 use crate::store::{Requests, Store};
 use crate::{Error, Result};
 use jiff::Timestamp;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How often a reader tries, when archives are sealed anew under its feet each time.
@@ -46,6 +47,26 @@ pub struct View {
     pub reader: Arc<ChunkReader>,
     /// Decoded identity blocks.
     pub marks: Arc<MarksCache>,
+    /// Which entries the data map names.
+    pub named: Arc<NamedEntries>,
+}
+
+/// By list chunk, the places of the entries that a collection of the data map names: nights share most of their list chunks.
+#[derive(Default)]
+pub struct NamedEntries(Mutex<HashMap<ChunkId, Arc<[usize]>>>);
+
+impl NamedEntries {
+    /// Of this list chunk; `is_named` is always asked about the same map.
+    pub fn of(&self, list: &ListChunk, is_named: impl Fn(&Entry) -> bool) -> Arc<[usize]> {
+        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(places) = known().get(&list.reference.id) {
+            return places.clone();
+        }
+        let places = list.entries.iter().enumerate().filter(|(_, entry)| is_named(entry)).map(|(n, _)| n);
+        let places: Arc<[usize]> = places.collect();
+        known().insert(list.reference.id, places.clone());
+        places
+    }
 }
 
 /// Requests and bytes, by kind, of all stores together.
@@ -124,6 +145,13 @@ impl Session {
     /// Records an event; its sequence number.
     pub fn record(&self, event: &Event) -> Result<u64> {
         self.record_as(&self.actor, event)
+    }
+
+    /// Records several things, one after the other.
+    pub fn record_all(&self, events: &[Event]) -> Result<()> {
+        let mut ledger = self.ledger();
+        events.iter().try_for_each(|event| ledger.append(&self.actor, event).map(drop))?;
+        self.catalog.witness_ledger(&ledger)
     }
 
     /// Records what somebody else did.
@@ -267,7 +295,7 @@ impl Session {
         let index = self.repo.index(&dataset)?;
         let memory = self.config.memory as usize;
         let reader = Arc::new(ChunkReader::new(&self.repo, &dataset, index.clone(), memory / 8));
-        Ok(View { dataset, index, reader, marks })
+        Ok(View { dataset, index, reader, marks, named: Arc::default() })
     }
 
     /// A dataset's heads; warns about damaged ones and about superseded generations put back.

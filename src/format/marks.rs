@@ -49,10 +49,29 @@ impl MarkRow {
 /// A block's tokens by probe, without the records that they belong to, and its filter of text: enough to know that a piece holds nobody
 /// who is wanted.
 pub struct Summary {
-    /// Short tokens by probe.
-    pub tokens: Box<[(u16, Box<[u32]>)]>,
+    /// Probes that have tokens, and how many, in the order in which their tokens follow each other.
+    probes: Box<[(u16, u32)]>,
+    /// Short tokens.
+    tokens: Box<[u32]>,
     /// [`Marks::text`].
-    pub text: Option<Vec<u8>>,
+    pub text: Option<Box<[u8]>>,
+}
+
+impl Summary {
+    /// The short tokens of a probe; a hostile block may have several lists of them.
+    pub fn of_probe(&self, probe: u16) -> impl Iterator<Item = &[u32]> {
+        let mut at = 0usize;
+        self.probes.iter().filter_map(move |(p, n)| {
+            let from = at;
+            at = at.saturating_add(*n as usize);
+            self.tokens.get(from..at).filter(|_| *p == probe)
+        })
+    }
+
+    /// Bytes of memory, roughly.
+    pub fn memory(&self) -> usize {
+        64 + self.probes.len() * 8 + self.tokens.len() * 4 + self.text.as_ref().map_or(0, |t| t.len())
+    }
 }
 
 /// The identity block of one piece.
@@ -88,6 +107,17 @@ struct Stored {
     text: Option<Vec<u8>>,
 }
 
+/// What a summary takes from the stored form, where it lies.
+#[derive(Deserialize)]
+struct Seen<'b> {
+    #[serde(rename = "p")]
+    probes: Vec<(u16, u32)>,
+    #[serde(rename = "t", borrow)]
+    tokens: &'b serde_bytes::Bytes,
+    #[serde(rename = "f", default, borrow)]
+    text: Option<&'b serde_bytes::Bytes>,
+}
+
 impl Marks {
     /// Encodes to CBOR.
     pub fn encode(&self) -> Result<Vec<u8>> {
@@ -121,10 +151,10 @@ impl Marks {
 
     /// Decodes what [`Marks::encode`] made; hostile bytes are an error.
     pub fn decode(bytes: &[u8]) -> Result<Marks> {
-        let stored = Stored::read(bytes)?;
+        let stored: Stored = read(bytes)?;
         let mut rows = Vec::with_capacity(stored.tokens.len() / 4);
         let mut at = 0;
-        let mut tokens = stored.shorts()?;
+        let mut tokens = shorts(&stored.probes, &stored.tokens)?;
         for (probe, n) in &stored.probes {
             let mut record = 0i64;
             for _ in 0..*n {
@@ -140,11 +170,9 @@ impl Marks {
 
     /// Only what tells whether a piece may hold somebody, in a fraction of the time.
     pub fn summary(bytes: &[u8]) -> Result<Summary> {
-        let stored = Stored::read(bytes)?;
-        let mut shorts = stored.shorts()?;
-        let tokens = stored.probes.iter().map(|(probe, n)| (*probe, shorts.by_ref().take(*n as usize).collect())).collect();
-        drop(shorts);
-        Ok(Summary { tokens, text: stored.text })
+        let seen: Seen<'_> = read(bytes)?;
+        let tokens = shorts(&seen.probes, seen.tokens)?.collect();
+        Ok(Summary { tokens, probes: seen.probes.into(), text: seen.text.map(|t| Box::from(&**t)) })
     }
 
     /// The rows of a probe.
@@ -159,21 +187,19 @@ fn bad(detail: &str) -> Error {
     Error::damaged("identity block", detail)
 }
 
-impl Stored {
-    fn read(bytes: &[u8]) -> Result<Stored> {
-        minicbor_serde::from_slice(bytes).map_err(|_| bad("its fields are not as expected"))
-    }
+fn read<'b, T: Deserialize<'b>>(bytes: &'b [u8]) -> Result<T> {
+    minicbor_serde::from_slice(bytes).map_err(|_| bad("its fields are not as expected"))
+}
 
-    /// The first four bytes of each token.
-    fn shorts(&self) -> Result<impl Iterator<Item = u32>> {
-        let count: u64 = self.probes.iter().map(|(_, n)| u64::from(*n)).sum();
-        let width = match self.tokens.len() as u64 {
-            len if Some(len) == count.checked_mul(4) => 4,
-            len if Some(len) == count.checked_mul(8) => 8,
-            _ => return Err(bad("the number of tokens does not fit")),
-        };
-        Ok(self.tokens.chunks_exact(width).filter_map(|t| Some(u32::from_be_bytes(*t.first_chunk()?))))
-    }
+/// The first four bytes of each token.
+fn shorts(probes: &[(u16, u32)], tokens: &[u8]) -> Result<impl Iterator<Item = u32>> {
+    let count: u64 = probes.iter().map(|(_, n)| u64::from(*n)).sum();
+    let width = match tokens.len() as u64 {
+        len if Some(len) == count.checked_mul(4) => 4,
+        len if Some(len) == count.checked_mul(8) => 8,
+        _ => return Err(bad("the number of tokens does not fit")),
+    };
+    Ok(tokens.chunks_exact(width).filter_map(|t| Some(u32::from_be_bytes(*t.first_chunk()?))))
 }
 
 fn zigzag(v: i64) -> u64 {
@@ -218,12 +244,13 @@ mod tests {
             rows.sort_unstable();
             let marks = Marks { context, records: 7, rows, text };
             let encoded = marks.encode().unwrap();
-            let Summary { tokens, text } = Marks::summary(&encoded).unwrap();
-            prop_assert_eq!(&text, &marks.text);
-            for (probe, tokens) in &tokens {
-                prop_assert_eq!(tokens.to_vec(), marks.of_probe(*probe).map(MarkRow::short).collect::<Vec<_>>());
+            let summary = Marks::summary(&encoded).unwrap();
+            prop_assert_eq!(summary.text.as_deref(), marks.text.as_deref());
+            for probe in 0..6 {
+                let tokens: Vec<u32> = summary.of_probe(probe).flatten().copied().collect();
+                prop_assert_eq!(tokens, marks.of_probe(probe).map(MarkRow::short).collect::<Vec<_>>());
             }
-            prop_assert_eq!(tokens.iter().map(|(_, t)| t.len()).sum::<usize>(), marks.rows.len());
+            prop_assert_eq!(summary.tokens.len(), marks.rows.len());
             prop_assert_eq!(Marks::decode(&encoded).unwrap(), marks);
         }
 

@@ -9,7 +9,7 @@ const THREADS: usize = 8;
 
 /// Threads for small changes that do not wait for each other: in a folder they wait for the disk, elsewhere each has its round trips.
 pub fn hands(store: &dyn Store) -> usize {
-    if store.is_remote() { store.parallel().min(THREADS) } else { 4 }
+    if store.is_remote() { store.parallel().min(THREADS) } else { 8 }
 }
 
 /// Does the same with every item, on up to so many threads; results come in the order of `items`. After the first failure nothing more is

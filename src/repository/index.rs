@@ -1,5 +1,5 @@
-//! Where every chunk of a dataset lies, and its key: all sheets, in memory. Under 100 bytes per chunk, sorted by id, so that looking up
-//! needs no second table; shared between readers and writers, and extended without copying.
+//! Where every chunk of a dataset lies, and its key: all sheets, in memory. Under 100 bytes per chunk, sorted by id, with a small table of
+//! where each beginning of an id is; shared between readers and writers, and extended without copying.
 
 use super::dataset::Dataset;
 use super::entry::{ChunkId, Role};
@@ -8,6 +8,7 @@ use super::id::PackId;
 use super::sheet::{Row, Sheet, role_byte};
 use super::{Repository, sheet};
 use crate::{Error, Result};
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 /// Extensions are merged into one when there are more.
@@ -50,36 +51,69 @@ struct Entry {
 }
 
 impl Entry {
-    fn key(&self) -> (ChunkId, u8) {
-        (self.row.id, role_byte(self.row.role))
+    fn cmp(&self, id: &ChunkId, role: u8) -> Ordering {
+        // Names are keyed hashes: their beginnings nearly always tell.
+        let by_name = lead(&self.row.id).cmp(&lead(id)).then_with(|| self.row.id.cmp(id));
+        by_name.then_with(|| role_byte(self.row.role).cmp(&role))
     }
+}
+
+/// The beginning of a name; in the order of names.
+fn lead(id: &ChunkId) -> u64 {
+    id.0.first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
 }
 
 #[derive(Default)]
 struct Segment {
     /// By id, then role.
     entries: Vec<Entry>,
+    /// For each value of the first `bits` bits of an id: where its entries begin; and where the last ones end.
+    starts: Vec<u32>,
+    bits: u32,
     packs: Vec<PackInfo>,
 }
 
 impl Segment {
     fn new(sheets: Vec<Sheet>) -> Segment {
-        let mut out =
-            Segment { entries: Vec::with_capacity(sheets.iter().map(|s| s.rows.len()).sum()), packs: Vec::with_capacity(sheets.len()) };
+        let mut out = Segment {
+            entries: Vec::with_capacity(sheets.iter().map(|s| s.rows.len()).sum()),
+            packs: Vec::with_capacity(sheets.len()),
+            ..Segment::default()
+        };
         for sheet in sheets {
             let pack = out.packs.len() as u32;
             out.packs.push(PackInfo { id: sheet.pack, size: sheet.size, live: sheet.live(), chunks: sheet.rows.len() as u32 });
             out.entries.extend(sheet.rows.into_iter().map(|row| Entry { row, pack }));
         }
-        out.entries.sort_unstable_by_key(Entry::key);
-        out
+        out.sorted()
+    }
+
+    fn sorted(mut self) -> Segment {
+        self.entries.sort_unstable_by(|a, b| a.cmp(&b.row.id, role_byte(b.row.role)));
+        // About eight entries for each beginning.
+        self.bits = (self.entries.len() / 8).checked_ilog2().unwrap_or(0);
+        let values = 1usize << self.bits;
+        self.starts = Vec::with_capacity(values + 1);
+        for (n, entry) in self.entries.iter().enumerate() {
+            let value = self.beginning(&entry.row.id);
+            while self.starts.len() <= value {
+                self.starts.push(n as u32);
+            }
+        }
+        self.starts.resize(values + 1, self.entries.len() as u32);
+        self
+    }
+
+    fn beginning(&self, id: &ChunkId) -> usize {
+        (lead(id) >> 1 >> (63 - self.bits)) as usize
     }
 
     fn find(&self, id: &ChunkId, role: u8) -> &[Entry] {
-        let key = (*id, role);
-        let from = self.entries.partition_point(|e| e.key() < key);
-        let rest = self.entries.get(from..).unwrap_or_default();
-        rest.get(..rest.iter().take_while(|e| e.key() == key).count()).unwrap_or_default()
+        let value = self.beginning(id);
+        let (Some(start), Some(end)) = (self.starts.get(value), self.starts.get(value + 1)) else { return &[] };
+        let near = self.entries.get(*start as usize..*end as usize).unwrap_or_default();
+        let rest = near.get(near.partition_point(|e| e.cmp(id, role).is_lt())..).unwrap_or_default();
+        rest.get(..rest.iter().take_while(|e| e.cmp(id, role).is_eq()).count()).unwrap_or_default()
     }
 }
 
@@ -174,8 +208,7 @@ fn merge(segments: &[Arc<Segment>]) -> Segment {
         out.packs.extend_from_slice(&segment.packs);
         out.entries.extend(segment.entries.iter().map(|e| Entry { row: e.row.duplicate(), pack: base + e.pack }));
     }
-    out.entries.sort_unstable_by_key(Entry::key);
-    out
+    out.sorted()
 }
 
 impl Repository {

@@ -4,7 +4,7 @@
 use super::cbor;
 use super::dataset::Dataset;
 use super::entry::{ChunkRef, Entry, Role, Tree};
-use super::read::ChunkReader;
+use super::read::{ChunkReader, List};
 use super::tree::{TreeWriter, tree_iter};
 use super::write::ChunkWriter;
 use crate::{Error, Result};
@@ -150,24 +150,30 @@ impl Chunks<'_> {
             for reference in self.refs.by_ref().take(AHEAD) {
                 refs.push(reference?);
             }
-            let wanted: Vec<_> = refs.iter().filter(|r| !self.reader.has_decoded(&r.id)).map(|r| (r.id, Role::Entries)).collect();
+            let wanted: Vec<_> =
+                refs.iter().filter(|r| !self.reader.has_decoded(&r.id, Role::Entries)).map(|r| (r.id, Role::Entries)).collect();
             if wanted.len() > 1 {
                 self.reader.prefetch(&wanted);
             }
             self.ahead = refs.into_iter();
         }
         let Some(reference) = self.ahead.next() else { return Ok(None) };
-        let entries = self.reader.decoded(&reference.id, |bytes| {
-            if bytes.len() as u64 != reference.len {
-                return Err(Error::damaged(format!("list chunk {:?}", reference.id), "its length is another than its reference says"));
-            }
-            decode(bytes)
-        })?;
+        let entries = list_entries(self.reader, &reference)?;
         Ok(Some(ListChunk { reference, entries }))
     }
 }
 
-fn decode(bytes: &[u8]) -> Result<Arc<[Arc<Entry>]>> {
+/// The entries of a list chunk.
+pub(super) fn list_entries(reader: &ChunkReader, reference: &ChunkRef) -> Result<List> {
+    reader.list(&reference.id, |bytes| {
+        if bytes.len() as u64 != reference.len {
+            return Err(Error::damaged(format!("list chunk {:?}", reference.id), "its length is another than its reference says"));
+        }
+        decode(bytes)
+    })
+}
+
+fn decode(bytes: &[u8]) -> Result<List> {
     let mut out = Vec::new();
     let mut at = 0;
     while at < bytes.len() {

@@ -1,9 +1,9 @@
 //! Which chunks archives need. Subtrees and list chunks that an earlier archive shares are skipped, so marking thirty nights
 //! costs little more than marking one.
 
-use super::cbor;
-use super::entry::{ChunkId, ChunkRef, Entry, Role, Tree};
+use super::entry::{ChunkId, ChunkRef, Role, Tree};
 use super::head::Head;
+use super::list::list_entries;
 use super::read::ChunkReader;
 use super::sheet::{role_byte, role_from_byte};
 use super::tree::{children, too_deep};
@@ -62,21 +62,14 @@ impl Live {
         lists.retain(|reference| self.insert(&reference.id, Role::Entries));
         for (n, reference) in lists.iter().enumerate() {
             ahead(reader, &lists, n, Role::Entries, |_| true);
-            let bytes = reader.read(&reference.id, Role::Entries)?;
-            let name = format!("list chunk {:?}", reference.id);
-            let mut at = 0;
-            while at < bytes.len() {
-                let (entry, used): (Entry, usize) = cbor::decode_first(&name, bytes.get(at..).unwrap_or_default())?;
-                at += used;
-                if let Some(content) = &entry.content {
-                    too_deep(content)?;
-                    self.walk(reader, content.depth, &content.refs, &mut |live, data| {
-                        live.insert(&data.id, Role::Data);
-                        if let Some(marks) = &data.marks {
-                            live.insert(marks, Role::Marks);
-                        }
-                    })?;
-                }
+            for content in list_entries(reader, reference)?.iter().filter_map(|entry| entry.content.as_ref()) {
+                too_deep(content)?;
+                self.walk(reader, content.depth, &content.refs, &mut |live, data| {
+                    live.insert(&data.id, Role::Data);
+                    if let Some(marks) = &data.marks {
+                        live.insert(marks, Role::Marks);
+                    }
+                })?;
             }
         }
         Ok(())
@@ -101,7 +94,8 @@ impl Live {
 fn ahead(reader: &ChunkReader, refs: &[ChunkRef], n: usize, role: Role, wanted: impl Fn(&ChunkId) -> bool) {
     const AHEAD: usize = 64;
     if n.is_multiple_of(AHEAD) {
-        let next: Vec<_> = refs.iter().skip(n).take(AHEAD).filter(|r| wanted(&r.id)).map(|r| (r.id, role)).collect();
+        let next = refs.iter().skip(n).take(AHEAD).map(|r| (r.id, role));
+        let next: Vec<_> = next.filter(|(id, role)| wanted(id) && !reader.has_decoded(id, *role)).collect();
         if next.len() > 1 {
             reader.prefetch(&next);
         }

@@ -3,7 +3,7 @@
 
 use super::bulk::{RUN, end, runs};
 use super::dataset::Dataset;
-use super::entry::{ChunkId, Entry, Role};
+use super::entry::{ChunkId, ChunkRef, Entry, Role};
 use super::index::{ChunkIndex, Found};
 use super::sheet::{pack_key, role_byte};
 use super::{Repository, chunk};
@@ -62,6 +62,15 @@ impl<K: Copy + Eq + Hash, V: Clone> Cache<K, V> {
 
 /// A list chunk's entries.
 pub(super) type List = Arc<[Arc<Entry>]>;
+/// An index chunk's references.
+pub(super) type Refs = Arc<[ChunkRef]>;
+
+/// A chunk of an archive's structure, in the form that it is used in.
+#[derive(Clone)]
+enum Decoded {
+    List(List),
+    Refs(Refs),
+}
 
 /// Reads chunks of one dataset. Shared between threads.
 pub struct ChunkReader {
@@ -69,12 +78,14 @@ pub struct ChunkReader {
     dataset: Arc<Dataset>,
     index: Arc<ChunkIndex>,
     cache: Mutex<Cache<Key, Arc<Vec<u8>>>>,
-    /// List chunks in the form that they are used in. The archives of a run share most of them, and each is gone over several times.
-    decoded: Mutex<Cache<ChunkId, List>>,
+    /// The archives of a run share most of their list and index chunks, and each is gone over several times.
+    decoded: Mutex<Cache<Key, Decoded>>,
 }
 
 /// Bytes of memory that a byte of an encoded list takes when it is decoded, roughly.
 const SWELL: usize = 4;
+/// A reference takes this many, with its share of what holds them.
+const REF: usize = std::mem::size_of::<ChunkRef>();
 
 impl ChunkReader {
     /// A reader with a cache of at most `cache_bytes` of plaintext.
@@ -98,24 +109,36 @@ impl ChunkReader {
         &self.repository
     }
 
-    fn lists(&self) -> MutexGuard<'_, Cache<ChunkId, List>> {
+    fn structure(&self) -> MutexGuard<'_, Cache<Key, Decoded>> {
         self.decoded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a list chunk needs not be read.
-    pub(super) fn has_decoded(&self, id: &ChunkId) -> bool {
-        self.lists().has(id)
+    /// Whether a list or index chunk needs not be read.
+    pub(super) fn has_decoded(&self, id: &ChunkId, role: Role) -> bool {
+        self.structure().has(&(*id, role_byte(role)))
     }
 
     /// A list chunk's entries.
-    pub(super) fn decoded(&self, id: &ChunkId, decode: impl FnOnce(&[u8]) -> Result<List>) -> Result<List> {
-        if let Some(entries) = self.lists().get(id) {
+    pub(super) fn list(&self, id: &ChunkId, decode: impl FnOnce(&[u8]) -> Result<List>) -> Result<List> {
+        let key = (*id, role_byte(Role::Entries));
+        if let Some(Decoded::List(entries)) = self.structure().get(&key) {
             return Ok(entries);
         }
         let bytes = self.read(id, Role::Entries)?;
         let entries = decode(&bytes)?;
-        self.lists().put(*id, entries.clone(), bytes.len() * SWELL);
+        self.structure().put(key, Decoded::List(entries.clone()), bytes.len() * SWELL);
         Ok(entries)
+    }
+
+    /// An index chunk's references.
+    pub(super) fn refs(&self, id: &ChunkId, decode: impl FnOnce(&[u8]) -> Result<Refs>) -> Result<Refs> {
+        let key = (*id, role_byte(Role::Index));
+        if let Some(Decoded::Refs(refs)) = self.structure().get(&key) {
+            return Ok(refs);
+        }
+        let refs = decode(&self.read(id, Role::Index)?)?;
+        self.structure().put(key, Decoded::Refs(refs.clone()), refs.len() * REF);
+        Ok(refs)
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache<Key, Arc<Vec<u8>>>> {

@@ -160,26 +160,20 @@ impl Sweep<'_> {
 
     /// Chunks that lie in two packs (a compaction was interrupted): the copies to drop, once one of them has been opened and checked.
     fn spare_copies(&self, sheets: &[Sheet], keep: &dyn Fn(&ChunkId, Role) -> bool) -> Result<HashSet<(PackId, u32)>> {
-        let mut first: HashMap<(ChunkId, u8), usize> = HashMap::with_capacity(sheets.iter().map(|s| s.rows.len()).sum());
-        let mut doubled: HashSet<(ChunkId, u8)> = HashSet::new();
-        for (n, sheet) in sheets.iter().enumerate() {
-            for row in sheet.rows.iter().filter(|r| keep(&r.id, r.role)) {
-                if first.insert((row.id, role_byte(row.role)), n).is_some() {
-                    doubled.insert((row.id, role_byte(row.role)));
-                }
-            }
-        }
-        if doubled.is_empty() {
-            return Ok(HashSet::new());
-        }
+        // By the beginning of their names first: nearly always there are none, and all names of a large dataset are many megabytes.
+        let living = |sheet: &'_ Sheet| sheet.rows.iter().filter(|r| keep(&r.id, r.role)).map(beginning).collect::<Vec<u64>>();
+        let mut met: HashSet<u64> = HashSet::with_capacity(sheets.iter().map(|s| s.rows.len()).sum());
+        let doubled: HashSet<u64> = sheets.iter().flat_map(living).filter(|b| !met.insert(*b)).collect();
+        drop(met);
         let mut copies: HashMap<(ChunkId, u8), Vec<(&Sheet, &Row)>> = HashMap::new();
         for sheet in sheets {
-            for row in &sheet.rows {
-                let key = (row.id, role_byte(row.role));
-                if doubled.contains(&key) {
-                    copies.entry(key).or_default().push((sheet, row));
-                }
+            for row in sheet.rows.iter().filter(|r| doubled.contains(&beginning(r)) && keep(&r.id, r.role)) {
+                copies.entry((row.id, role_byte(row.role))).or_default().push((sheet, row));
             }
+        }
+        copies.retain(|_, places| places.len() > 1);
+        if copies.is_empty() {
+            return Ok(HashSet::new());
         }
         let spare = at_once(hands(&*self.repo.location().data), copies.into_values().collect(), |mut copies| {
             self.check_stop()?;
@@ -317,6 +311,12 @@ impl Sweep<'_> {
         }
         Ok(())
     }
+}
+
+/// The beginning of a chunk's name, which is a keyed hash, and its role.
+fn beginning(row: &Row) -> u64 {
+    let [a, b, c, d, e, f, g, ..] = row.id.0;
+    u64::from_le_bytes([a, b, c, d, e, f, g, role_byte(row.role)])
 }
 
 /// Sorted, neighbours joined.

@@ -3,7 +3,7 @@
 
 use super::cbor;
 use super::entry::{ChunkRef, Role, Tree};
-use super::read::ChunkReader;
+use super::read::{ChunkReader, Refs};
 use super::write::ChunkWriter;
 use crate::{Error, Result};
 
@@ -87,32 +87,41 @@ pub fn tree_iter<'r>(reader: &'r ChunkReader, tree: &Tree) -> impl Iterator<Item
     let mut iter = TreeIter { reader, stack: Vec::new(), failure: None };
     match too_deep(tree) {
         Err(e) => iter.failure = Some(e),
-        Ok(()) => iter.enter(tree.depth, tree.refs.clone()),
+        Ok(()) => iter.enter(tree.depth, tree.refs.as_slice().into()),
     }
     iter
 }
 
 struct TreeIter<'r> {
     reader: &'r ChunkReader,
-    /// What is left of each level entered, with its height above the data; how many of them have been fetched ahead.
-    stack: Vec<(u8, std::vec::IntoIter<ChunkRef>, usize)>,
+    stack: Vec<Level>,
     failure: Option<Error>,
 }
 
+/// A level entered.
+struct Level {
+    /// Above the data.
+    height: u8,
+    refs: Refs,
+    /// The next reference.
+    next: usize,
+    /// Where fetching ahead goes on.
+    fetched: usize,
+}
+
 impl TreeIter<'_> {
-    fn enter(&mut self, height: u8, refs: Vec<ChunkRef>) {
-        self.stack.push((height, refs.into_iter(), 0));
+    fn enter(&mut self, height: u8, refs: Refs) {
+        self.stack.push(Level { height, refs, next: 0, fetched: 0 });
     }
 }
 
 /// What an index chunk holds. Lengths must add up, so that no chain of small chunks pretends to be a huge archive.
-pub(super) fn children(reader: &ChunkReader, reference: &ChunkRef) -> Result<Vec<ChunkRef>> {
-    let name = format!("index chunk {:?}", reference.id);
-    let bytes = reader.read(&reference.id, Role::Index)?;
-    let refs: Vec<ChunkRef> = cbor::decode(&name, &bytes)?;
+pub(super) fn children(reader: &ChunkReader, reference: &ChunkRef) -> Result<Refs> {
+    let name = || format!("index chunk {:?}", reference.id);
+    let refs = reader.refs(&reference.id, |bytes| Ok(cbor::decode::<Vec<ChunkRef>>(&name(), bytes)?.into()))?;
     let len = refs.iter().try_fold(0u64, |sum, r| sum.checked_add(r.len));
     if refs.is_empty() || len != Some(reference.len) {
-        return Err(Error::damaged(name, "the lengths below it do not add up to its own"));
+        return Err(Error::damaged(name(), "the lengths below it do not add up to its own"));
     }
     Ok(refs)
 }
@@ -133,20 +142,21 @@ impl Iterator for TreeIter<'_> {
             return Some(Err(failure));
         }
         loop {
-            let (height, refs, ahead) = self.stack.last_mut()?;
-            let height = *height;
-            if height > 0 && *ahead == 0 {
-                let next: Vec<_> = refs.as_slice().iter().take(AHEAD).map(|r| (r.id, Role::Index)).collect();
-                *ahead = next.len();
-                if next.len() > 1 {
-                    self.reader.prefetch(&next);
+            let level = self.stack.last_mut()?;
+            if level.height > 0 && level.next >= level.fetched {
+                level.fetched = level.next + AHEAD;
+                let ahead = level.refs.iter().skip(level.next).take(AHEAD);
+                let ahead: Vec<_> = ahead.map(|r| (r.id, Role::Index)).filter(|(id, role)| !self.reader.has_decoded(id, *role)).collect();
+                if ahead.len() > 1 {
+                    self.reader.prefetch(&ahead);
                 }
             }
-            *ahead = ahead.saturating_sub(1);
-            let Some(reference) = refs.next() else {
+            let Some(reference) = level.refs.get(level.next).cloned() else {
                 self.stack.pop();
                 continue;
             };
+            level.next += 1;
+            let height = level.height;
             if height == 0 {
                 return Some(Ok(reference));
             }

@@ -7,6 +7,7 @@ use crate::engine::archive::OpenArchive;
 use crate::format::sqlite::pages::Header;
 use crate::format::sqlite::place::{Place, place_of};
 use crate::format::variants::{Limits, VariantSearch};
+use crate::repository::ListChunk;
 use crate::repository::entry::{ChunkId, Entry, Role};
 use std::collections::{HashMap, HashSet};
 
@@ -39,13 +40,22 @@ pub struct ByteSearch {
     chunks: HashMap<(Option<ChunkId>, ChunkId), Finds>,
     /// By the chunks of a small entry.
     entries: HashMap<Vec<ChunkId>, Finds>,
+    /// By list chunk: how many entries carry an identity in their names.
+    names: HashMap<ChunkId, u64>,
 }
 
 impl ByteSearch {
     /// For these people.
     pub fn new(people: &People, scope: Scope) -> Result<ByteSearch> {
         let values: Vec<String> = people.raw_values().into_iter().map(|(_, v)| v).collect();
-        Ok(ByteSearch { searcher: VariantSearch::new(&values)?, values, scope, chunks: HashMap::new(), entries: HashMap::new() })
+        Ok(ByteSearch {
+            searcher: VariantSearch::new(&values)?,
+            values,
+            scope,
+            chunks: HashMap::new(),
+            entries: HashMap::new(),
+            names: HashMap::new(),
+        })
     }
 
     /// The values.
@@ -66,6 +76,22 @@ impl ByteSearch {
     /// Whether a text holds an identity as a word of its own.
     pub fn stands_in(&self, text: &[u8]) -> bool {
         self.searcher.search(text).iter().any(|h| !h.inside_word)
+    }
+
+    /// How many entries of a list chunk carry an identity in their path, link, owner or attributes.
+    pub fn names(&mut self, list: &ListChunk) -> u64 {
+        if let Some(known) = self.names.get(&list.reference.id) {
+            return *known;
+        }
+        let carries = |entry: &Entry| {
+            let mut texts = vec![entry.path.as_slice(), entry.user.as_bytes(), entry.group.as_bytes()];
+            texts.extend(entry.link.iter().map(|l| l.as_slice()));
+            texts.extend(entry.xattrs.iter().flat_map(|(n, v)| [n.as_slice(), v.as_slice()]));
+            texts.iter().any(|text| self.stands_in(text))
+        };
+        let found = list.entries.iter().filter(|entry| carries(entry)).count() as u64;
+        self.names.insert(list.reference.id, found);
+        found
     }
 
     /// The values that stand in a text as words of their own.

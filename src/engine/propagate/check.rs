@@ -12,11 +12,12 @@ use super::plan::{Searched, search};
 use crate::config;
 use crate::datamap::Action;
 use crate::engine::archive::{OpenArchive, PieceSource};
-use crate::engine::edit::{ArchiveEdit, edited_entries, edited_pieces};
+use crate::engine::edit::{ArchiveEdit, EditedPiece, Walked, edited_chunks, edited_pieces};
 use crate::engine::event::Verdict;
 use crate::engine::matching::open_database;
 use crate::engine::session::{Session, View};
 use crate::format::{Disposition, Found, NewValue};
+use crate::repository::ListChunk;
 use crate::repository::entry::{ChunkId, Entry, EntryKind, Role};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -65,49 +66,89 @@ pub fn no_collateral(old: &OpenArchive, new: &OpenArchive, edit: &ArchiveEdit, r
     let differs = |entry: &Entry| {
         Error::Verification(format!("{} of the new generation is not what the edit makes of the old one", entry.display_path()))
     };
-    let mut stored = new.shared_entries();
+    let mut stored = Stored { chunks: new.list_chunks().peekable(), entries: Arc::new([]), at: 0 };
     let mut count = 0u64;
-    edited_entries(old, edit, |expected, change| {
+    edited_chunks(old, edit, |walked| {
+        let (expected, change) = match walked {
+            Walked::Same(chunk, _) => {
+                count += chunk.entries.len() as u64;
+                // The same list chunk: nothing to compare.
+                if stored.passes(&chunk.reference.id) {
+                    return Ok(());
+                }
+                for expected in chunk.entries.iter() {
+                    if stored.next()?.as_ref() != Some(expected) {
+                        return Err(differs(expected));
+                    }
+                }
+                return Ok(());
+            }
+            Walked::Entry(expected, change) => (expected, change),
+        };
         count += 1;
-        let actual = stored.next().ok_or_else(|| differs(&expected))??;
+        let actual = stored.next()?.ok_or_else(|| differs(&expected))?;
         match change {
-            // The same list chunk, decoded once: nothing to compare.
-            None if Arc::ptr_eq(&actual, &expected) || actual == expected => Ok(()),
+            None if actual == expected => Ok(()),
             None => Err(differs(&expected)),
             Some(change) => {
                 let same = Entry { content: None, size: 0, edited: true, mapped: None, ..(*actual).clone() }
                     == Entry { content: None, size: 0, edited: true, mapped: None, ..(*expected).clone() };
-                let refs = new.refs(&actual)?;
-                let pieces = edited_pieces(&old.refs(&expected)?, change)?;
-                if !same || refs.len() != pieces.len() {
+                if !same {
                     return Err(differs(&expected));
                 }
-                for (r, piece) in refs.iter().zip(pieces) {
-                    let fits = match piece.source {
+                let mut refs = new.each_ref(&actual);
+                edited_pieces(old.each_ref(&expected), change, |piece| {
+                    let actual = refs.next().ok_or_else(|| differs(&expected))??;
+                    let fits = match piece {
+                        EditedPiece::Kept(kept) => kept == actual,
                         // A chunk's name is a keyed hash of its bytes, and a reader hands out nothing else. Read once, for all archives.
-                        PieceSource::Stored(stored) if piece.is_new => {
+                        EditedPiece::Made(PieceSource::Stored(made)) => {
                             // Looked up first: within the condition the lock would be held while reading, and the other threads wait.
-                            let seen = known().contains(&r.id);
-                            stored == *r && (seen || new.reader.read(&r.id, Role::Data)?.len() as u64 == r.len)
+                            let seen = known().contains(&actual.id);
+                            let fits = *made == actual && (seen || new.reader.read(&actual.id, Role::Data)?.len() as u64 == actual.len);
+                            if fits && !seen {
+                                known().insert(actual.id);
+                            }
+                            fits
                         }
-                        PieceSource::Stored(kept) => kept == *r,
-                        PieceSource::Fresh(_) => false,
+                        EditedPiece::Made(PieceSource::Fresh(_)) => false,
                     };
-                    if !fits {
-                        return Err(differs(&expected));
-                    }
-                    if piece.is_new {
-                        known().insert(r.id);
-                    }
-                }
-                Ok(())
+                    if fits { Ok(()) } else { Err(differs(&expected)) }
+                })?;
+                if refs.next().is_some() { Err(differs(&expected)) } else { Ok(()) }
             }
         }
     })?;
-    if stored.next().is_some() || new.head.entry_count != count {
+    if stored.next()?.is_some() || new.head.entry_count != count {
         return Err(Error::Verification("the new generation has other entries than the edit leaves".into()));
     }
     Ok(())
+}
+
+/// The entries of a stored generation, in order.
+struct Stored<I: Iterator<Item = Result<ListChunk>>> {
+    chunks: std::iter::Peekable<I>,
+    entries: Arc<[Arc<Entry>]>,
+    at: usize,
+}
+
+impl<I: Iterator<Item = Result<ListChunk>>> Stored<I> {
+    fn next(&mut self) -> Result<Option<Arc<Entry>>> {
+        while self.at == self.entries.len() {
+            match self.chunks.next() {
+                Some(chunk) => (self.entries, self.at) = (chunk?.entries, 0),
+                None => return Ok(None),
+            }
+        }
+        self.at += 1;
+        Ok(self.entries.get(self.at - 1).cloned())
+    }
+
+    /// Goes past a whole list chunk, if it is this one that comes next.
+    fn passes(&mut self, id: &ChunkId) -> bool {
+        let here = self.at == self.entries.len() && matches!(self.chunks.peek(), Some(Ok(next)) if next.reference.id == *id);
+        here && self.chunks.next().is_some()
+    }
 }
 
 /// Searches a generation as stored for what is left of the people. `before` is the generation that it replaces: what both share was
@@ -203,16 +244,10 @@ pub fn absence(
 }
 
 /// Names, links, owners and attributes must not carry an identity.
-fn names(archive: &OpenArchive, bytes: &ByteSearch, checked: &mut Checked) -> Result<()> {
+fn names(archive: &OpenArchive, bytes: &mut ByteSearch, checked: &mut Checked) -> Result<()> {
     let mut found = 0u64;
-    for entry in archive.shared_entries() {
-        let entry = entry?;
-        let mut texts: Vec<&[u8]> = vec![&entry.path, entry.user.as_bytes(), entry.group.as_bytes()];
-        texts.extend(entry.link.iter().map(|l| l.as_slice()));
-        texts.extend(entry.xattrs.iter().flat_map(|(n, v)| [n.as_slice(), v.as_slice()]));
-        if texts.iter().any(|t| bytes.stands_in(t)) {
-            found += 1;
-        }
+    for chunk in archive.list_chunks() {
+        found += bytes.names(&chunk?);
     }
     if found > 0 {
         let text = format!(
@@ -296,31 +331,29 @@ fn to_search(
     let mut out = Vec::new();
     let mut old: HashMap<Vec<u8>, Arc<Entry>> = HashMap::new();
     if let (Scope::Changed, Some(before)) = (scope, before) {
-        for entry in before.shared_entries() {
-            let entry = entry?;
-            if entry.mapped.is_some() {
-                old.insert(entry.path.clone(), entry);
-            }
+        for list in before.list_chunks() {
+            old.extend(list?.entries.iter().filter(|entry| entry.mapped.is_some()).map(|entry| (entry.path.clone(), entry.clone())));
         }
     }
-    for entry in archive.shared_entries() {
-        let entry = entry?;
-        if entry.kind != EntryKind::File {
-            continue;
-        }
-        if scope == Scope::Full || missing.contains_key(entry.path.as_slice()) {
-            out.push(ToSearch { entry, chunks: None });
-            continue;
-        }
-        let Some(before) = before.filter(|_| entry.edited) else { continue };
-        match old.get(&entry.path) {
-            Some(o) if o.content == entry.content => {}
-            Some(o) => {
-                let kept: HashSet<ChunkId> = before.refs(o)?.into_iter().map(|r| r.id).collect();
-                let new = archive.refs(&entry)?.into_iter().map(|r| r.id).filter(|id| !kept.contains(id)).collect();
-                out.push(ToSearch { entry, chunks: Some(new) });
+    for list in archive.list_chunks() {
+        for entry in list?.entries.iter().filter(|entry| entry.kind == EntryKind::File) {
+            if scope == Scope::Full || missing.contains_key(entry.path.as_slice()) {
+                out.push(ToSearch { entry: entry.clone(), chunks: None });
+                continue;
             }
-            None => out.push(ToSearch { entry, chunks: None }),
+            let Some(before) = before.filter(|_| entry.edited) else { continue };
+            let chunks = match old.get(&entry.path) {
+                Some(o) if o.content == entry.content => continue,
+                Some(o) => {
+                    let ids = |archive: &OpenArchive, entry: &Entry| archive.each_ref(entry).map(|r| Ok(r?.id)).collect::<Result<_>>();
+                    let kept: HashSet<ChunkId> = ids(before, o)?;
+                    let mut new: HashSet<ChunkId> = ids(archive, entry)?;
+                    new.retain(|id| !kept.contains(id));
+                    Some(new)
+                }
+                None => None,
+            };
+            out.push(ToSearch { entry: entry.clone(), chunks });
         }
     }
     Ok(out)

@@ -9,7 +9,7 @@ use crate::config;
 use crate::engine::blocks::MarksCache;
 use crate::engine::edit::{ArchiveEdit, Known};
 use crate::engine::event::{ArchiveOutcome, Event, Verdict};
-use crate::engine::session::{Session, archive_of_key};
+use crate::engine::session::{Session, View, archive_of_key};
 use crate::engine::state::{KeyExport, Request, State};
 use crate::repository::entry::{ChunkId, Role};
 use crate::repository::{
@@ -23,6 +23,8 @@ use std::sync::{Arc, Mutex};
 const HANDS: usize = 2;
 /// An archive of more than so many times the memory is worked on alone.
 const LARGE: u64 = 10;
+/// Bytes of memory that the records of one person take in a run, and what was changed in them; more people are erased in several runs.
+const PERSON: u64 = 256 << 10;
 /// Requests of a run beyond which archives are edited and read back one after the other: what was found of so many people takes memory too.
 const FEW: usize = 32;
 
@@ -38,15 +40,25 @@ pub(super) struct Work {
     pub(super) also_known: BTreeMap<(String, String), u64>,
 }
 
-/// Executes a plan's requests. Datasets are worked on one after the other, each under its lease.
+/// Executes a plan's requests: together, as far as memory allows it, each run beginning and ending in the ledger.
 pub fn execute(session: &Session, plan: &Plan, options: &Options) -> Result<Report> {
+    let traffic = session.traffic();
     let mut report = Report::empty();
     crate::engine::request::sweep_identities(session)?;
-    if plan.requests.is_empty() {
-        return Ok(report);
+    for together in plan.requests.chunks((session.config.memory / PERSON).max(1) as usize) {
+        report.add(run(session, together, options)?);
     }
-    let traffic = session.traffic();
-    let datasets: BTreeSet<String> = plan.requests.iter().flat_map(|r| r.datasets.keys().cloned()).collect();
+    let mine = |e: &&KeyExport| plan.requests.iter().any(|r| e.since.erased.contains(&r.id));
+    report.exports = session.state()?.outdated_exports().filter(mine).cloned().collect();
+    report.traffic = session.traffic().since(&traffic);
+    (report.bytes_read, report.bytes_written) = (report.traffic.bytes_read, report.traffic.bytes_written);
+    Ok(report)
+}
+
+/// One run. Datasets are worked on one after the other, each under its lease.
+fn run(session: &Session, together: &[Request], options: &Options) -> Result<Report> {
+    let mut report = Report::empty();
+    let datasets: BTreeSet<String> = together.iter().flat_map(|r| r.datasets.keys().cloned()).collect();
     let mut leases = Vec::new();
     for d in &datasets {
         leases.push(session.repo.lease(d, crate::engine::LEASE_TTL)?);
@@ -61,7 +73,7 @@ pub fn execute(session: &Session, plan: &Plan, options: &Options) -> Result<Repo
     // Under the leases, and with what others recorded meanwhile: a hold that came between counts.
     session.ledger().catch_up()?;
     let chosen = super::plan::choose_requests(session, options)?;
-    let plan: Vec<Request> = chosen.requests.into_iter().filter(|r| plan.requests.iter().any(|p| p.id == r.id)).collect();
+    let plan: Vec<Request> = chosen.requests.into_iter().filter(|r| together.iter().any(|p| p.id == r.id)).collect();
     if plan.is_empty() {
         return Ok(report);
     }
@@ -107,10 +119,6 @@ pub fn execute(session: &Session, plan: &Plan, options: &Options) -> Result<Repo
         storage: report.storage.clone(),
     })?;
     crate::engine::request::sweep_identities(session)?;
-    let mine = |e: &&KeyExport| plan.iter().any(|r| e.since.erased.contains(&r.id));
-    report.exports = session.state()?.outdated_exports().filter(mine).cloned().collect();
-    report.traffic = session.traffic().since(&traffic);
-    (report.bytes_read, report.bytes_written) = (report.traffic.bytes_read, report.traffic.bytes_written);
     Ok(report)
 }
 
@@ -243,7 +251,7 @@ fn verify_and_replace(
     // A fresh index and cache: only what the store really holds counts.
     let view = session.view_with(&config.name, marks)?;
     let stored = session.repo.heads(&config.name)?;
-    let mut remove: Vec<Listed> = Vec::new();
+    let (mut remove, mut resealed): (Vec<Listed>, Vec<Event>) = (Vec::new(), Vec::new());
     session.env.monitor.phase(&format!("verifying {}", config.name), Some(works.len() as u64));
     let verified = Verifying { session, config, people, scope, view: &view, stored: &stored, read_back: Mutex::default() }
         .all(&works, hands(session, requests, works.iter().map(|work| &work.old.head)))?;
@@ -280,7 +288,7 @@ fn verify_and_replace(
             work.outcome.complete.extend(work.requests.iter().map(|i| requests[*i].id.clone()));
         }
         if let Some(listed) = &new {
-            session.record(&Event::ArchiveResealed {
+            resealed.push(Event::ArchiveResealed {
                 dataset: config.name.clone(),
                 archive: listed.head.archive,
                 generation: listed.head.generation,
@@ -288,10 +296,13 @@ fn verify_and_replace(
                 previous: work.old.digest.clone(),
                 complete: work.outcome.complete.clone(),
                 counts: work.outcome.requests.clone(),
-            })?;
+            });
             remove.push(work.old.clone());
         }
     }
+    session.record_all(&resealed)?;
+    // From here on all sheets are in memory, and who needs what: nothing of the edits is needed beside them.
+    let outcomes: Vec<ArchiveOutcome> = works.into_iter().map(|work| work.outcome).collect();
     lease.check()?;
     // Generations that a recorded newer one replaced: of this run, and left by interrupted ones.
     let state = session.state()?;
@@ -307,16 +318,19 @@ fn verify_and_replace(
         crate::crash::step("propagate: delete old head");
         Ok(())
     })?;
-    let gone = drop_dead(session, &config.name, lease, &remove, report)?;
+    let gone = drop_dead(session, view, lease, &remove, report)?;
     report.gone = report.gone.and(gone);
     session.catalog.witness_heads(&config.name, &session.repo.heads(&config.name)?)?;
-    report.archives.extend(works.into_iter().map(|w| w.outcome));
+    report.archives.extend(outcomes);
     Ok(())
 }
 
 /// Drops the chunks that no head needs, and proves from a new listing that what was dropped is not there any more.
-pub fn drop_dead(session: &Session, dataset: &str, lease: &Lease, removed: &[Listed], report: &mut Report) -> Result<Verdict> {
-    let view = session.view(dataset)?;
+/// `view` was opened after everything that the heads name had been stored.
+pub fn drop_dead(session: &Session, view: View, lease: &Lease, removed: &[Listed], report: &mut Report) -> Result<Verdict> {
+    let View { dataset: of, index, reader, marks, named } = view;
+    drop((marks, named));
+    let dataset = of.name();
     let heads = session.repo.heads(dataset)?;
     if !heads.damaged.is_empty() {
         // What a damaged head needs is unknown, so nothing may be dropped: keys of the erased would survive.
@@ -328,7 +342,7 @@ pub fn drop_dead(session: &Session, dataset: &str, lease: &Lease, removed: &[Lis
     let mut needed = Live::new();
     for listed in heads.latest.iter().chain(&heads.older) {
         // Whatever cannot be read may need anything: then nothing is dropped.
-        match needed.add(&view.reader, &listed.head) {
+        match needed.add(&reader, &listed.head) {
             Ok(()) => {}
             Err(e @ (Error::Interrupted(_) | Error::Store(_))) => return Err(e),
             Err(e) => {
@@ -337,11 +351,14 @@ pub fn drop_dead(session: &Session, dataset: &str, lease: &Lease, removed: &[Lis
             }
         }
     }
-    let dead = dead_chunks(&view.index, &needed);
+    let dead = dead_chunks(&index, &needed);
+    // The sweep reads the sheets anew.
+    drop((reader, index));
     let keep = |id: &ChunkId, role: Role| needed.contains(id, role);
-    session.repo.forget_known(&view.dataset, &keep)?;
-    let dropped = drop_chunks_while(&session.repo, &view.dataset, &keep, DropOptions::default(), &|| lease.check_cheaply())?;
-    session.repo.list_known(&view.dataset, &BTreeSet::new())?;
+    session.repo.forget_known(&of, &keep)?;
+    let dropped = drop_chunks_while(&session.repo, &of, &keep, DropOptions::default(), &|| lease.check_cheaply())?;
+    drop(needed);
+    session.repo.list_known(&of, &BTreeSet::new())?;
     report.dropped.0 += dropped.chunks;
     report.dropped.1 += dropped.bytes;
     for (key, e) in dropped.damaged.iter().chain(&dropped.left) {
@@ -351,7 +368,7 @@ pub fn drop_dead(session: &Session, dataset: &str, lease: &Lease, removed: &[Lis
     if !dropped.damaged.is_empty() {
         return Ok(Verdict::Unknown);
     }
-    let fresh = session.repo.index(&view.dataset)?;
+    let fresh = session.repo.index(&of)?;
     if !fresh.damaged().is_empty() {
         return Ok(Verdict::Unknown);
     }

@@ -90,6 +90,28 @@ impl Report {
 }
 
 impl Report {
+    /// Adds what a run after it did; not what the caller counts for all of them.
+    fn add(&mut self, run: Report) {
+        if self.started == 0 {
+            self.started = run.started;
+        }
+        self.archives.extend(run.archives);
+        self.done.extend(run.done);
+        self.partial.extend(run.partial);
+        self.gone = self.gone.and(run.gone);
+        self.dropped.0 += run.dropped.0;
+        self.dropped.1 += run.dropped.1;
+        self.listing.add(run.listing);
+        for finding in run.storage {
+            if !self.storage.contains(&finding) {
+                self.storage.push(finding);
+            }
+        }
+        for (request, kinds) in run.also_known {
+            self.also_known.entry(request).or_default().extend(kinds);
+        }
+    }
+
     /// The exit code: 0 done, 3 something is left, 4 a verification failed.
     pub fn exit_code(&self) -> u8 {
         let failed = self.gone == Verdict::Failed || self.archives.iter().any(|a| a.verification == Verdict::Failed);
