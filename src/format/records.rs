@@ -64,7 +64,8 @@ impl<'k> RecordsEditor<'k> {
             found: HashSet::new(),
             cache: VecDeque::new(),
             cached: 0,
-            keep: usize::try_from(memory / 8).unwrap_or(usize::MAX),
+            // A little: opened chunks are kept below, for all entries.
+            keep: usize::try_from(memory / 64).unwrap_or(usize::MAX),
             fell_back: false,
             missing: BTreeSet::new(),
             malformed: BTreeMap::new(),

@@ -24,7 +24,7 @@ const HANDS: usize = 2;
 /// An archive of more than so many times the memory is worked on alone.
 const LARGE: u64 = 10;
 /// Bytes of memory that the records of one person take in a run, and what was changed in them; more people are erased in several runs.
-const PERSON: u64 = 256 << 10;
+const PERSON: u64 = 1 << 20;
 /// Requests of a run beyond which archives are edited and read back one after the other: what was found of so many people takes memory too.
 const FEW: usize = 32;
 
@@ -151,7 +151,8 @@ fn run_dataset(
     report.archives.extend(missing_archives(config, &state, &heads));
     let mode = config.erasure.mode.to_string();
     let started = report.started;
-    let options = WriteOptions { level: session.config.compression_level, ..WriteOptions::default() };
+    // One pack of data at a time: what an erasure writes is little, or many neighbours anyway.
+    let options = WriteOptions { level: session.config.compression_level, open_packs: 1 };
     let writer = ChunkWriter::new(&session.repo, &view.dataset, view.index.clone(), options);
     session.env.monitor.phase(&format!("erasing from {}", config.name), Some(heads.latest.len() as u64));
     let editing = Editing { session, config, view: &view, people: &people, requests, writer: &writer, started, scope };
