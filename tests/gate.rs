@@ -162,7 +162,7 @@ fn an_archive_left_to_the_gate_is_cleaned_on_the_way_out_or_shown_to_two() {
         assert!(!place.path("raw").join("data").exists());
     }
     let skipped = |s: &Session| {
-        let events: Vec<Event> = s.ledger().entries().iter().map(|e| e.body.deserialized().unwrap()).collect();
+        let events: Vec<Event> = s.ledger().entries().iter().map(|e| e.body().unwrap()).collect();
         events.into_iter().filter(|e| matches!(e, Event::GateSkipped { .. })).collect::<Vec<_>>()
     };
     assert!(skipped(&session).is_empty());

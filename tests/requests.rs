@@ -549,7 +549,7 @@ fn every_step_is_in_the_audit_log_without_a_name() {
     assert_complete(&propagate(&session, Scope::Changed));
     let ledger = session.ledger();
     ledger.check().unwrap();
-    let events: Vec<Event> = ledger.entries().iter().map(|e| e.body.deserialized().unwrap()).collect();
+    let events: Vec<Event> = ledger.entries().iter().map(|e| e.body().unwrap()).collect();
     let all = format!("{events:?}");
     assert!(!all.contains("person7") && !all.contains("example.org"));
     let order: Vec<&str> = events

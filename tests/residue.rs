@@ -196,7 +196,7 @@ fn everything(place: &Place, session: &Session, heard: &Heard) -> BTreeMap<Strin
     }
     for e in session.ledger().entries() {
         let mut bytes = Vec::new();
-        ciborium::into_writer(&e.body, &mut bytes).unwrap();
+        ciborium::into_writer(&e.body::<ciborium::Value>().unwrap(), &mut bytes).unwrap();
         out.insert(format!("ledger {}", e.seq), bytes);
     }
     for (prefix, purpose) in [("requests/", "request"), ("certificates/", "certificate"), ("records/", "record")] {

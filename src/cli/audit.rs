@@ -47,7 +47,7 @@ pub fn run(cx: &Context, args: &Audit) -> Result<u8> {
 }
 
 fn event(entry: &LedgerEntry) -> Result<Event> {
-    entry.body.deserialized().map_err(|e| Error::damaged(format!("ledger entry {}", entry.seq), e.to_string()))
+    entry.body()
 }
 
 fn check(cx: &Context, session: &Session, files: &[PathBuf]) -> Result<u8> {
@@ -57,7 +57,7 @@ fn check(cx: &Context, session: &Session, files: &[PathBuf]) -> Result<u8> {
         (ledger.entries().len(), ledger.head())
     };
     // Every entry must also be readable as an event: what cannot be read cannot be folded.
-    exports::warn(&cx.ui, &session.state()?);
+    exports::warn(&cx.ui, &*session.state()?);
     cx.ui.data(&format!(
         "the chain of {} is whole; its last hash is {}",
         text::count(entries as u64, "entry", "entries"),

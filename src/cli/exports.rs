@@ -51,7 +51,7 @@ pub fn export(cx: &Context, args: &KeysExport) -> Result<u8> {
     for (key, e) in &done.damaged {
         cx.ui.warn(&format!("{key} is in the export as it is: {e}"));
     }
-    warn(&cx.ui, &session.state()?);
+    warn(&cx.ui, &*session.state()?);
     let damaged: Vec<Value> = done.damaged.iter().map(|(key, e)| json!({ "key": key, "message": e.to_string() })).collect();
     cx.ui.object(&json!({ "export": {
         "id": done.id, "file": args.file.display().to_string(), "ledger_entry": done.ledger, "bytes": done.bytes.len(), "objects": done.objects,

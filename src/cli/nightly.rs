@@ -12,7 +12,7 @@ pub fn run(cx: &Context, args: &Nightly) -> Result<u8> {
     let session = cx.session()?;
     let report = nightly::nightly(&session, &args.datasets)?;
     say(cx, &report);
-    exports::warn(&cx.ui, &session.state()?);
+    exports::warn(&cx.ui, &*session.state()?);
     deadlines::warn(&cx.ui, &session.state()?.requests, session.now());
     let code = report.exit_code();
     cx.ui.object(&object(&report, code));

@@ -55,7 +55,7 @@ pub fn run(cx: &Context, args: &Propagate) -> Result<u8> {
     let plan = propagate::choose_requests(&session, &options)?;
     let report = propagate::execute(&session, &plan, &options)?;
     say(cx, &report, &plan);
-    exports::warn(&cx.ui, &session.state()?);
+    exports::warn(&cx.ui, &*session.state()?);
     warn_deadlines(cx, &session)?;
     cx.ui.object(&object(&report, &plan, scope));
     Ok(report.exit_code())

@@ -27,11 +27,11 @@ pub fn make(session: &Session, id: &str) -> Result<Value> {
     let mut archives = Vec::new();
     for a in &finished.archives {
         // The figures of the run that did the work, not of a later one that only looked.
-        let done = state.counts.get(&(request.id.clone(), a.archive)).or_else(|| a.requests.get(&request.id));
-        for (collection, counts) in done.into_iter().flatten() {
-            collections.entry((a.dataset.clone(), collection.clone())).or_default().add(counts);
+        let done = state.counts.get(&(request.id.clone(), a.archive)).map(|done| &**done).unwrap_or_default();
+        for (collection, counts) in done {
+            collections.entry((a.dataset.clone(), collection.to_string())).or_default().add(counts);
         }
-        archives.push(archive_with(a, &request.id, done));
+        archives.push(archive_with(a, &request.id, done.iter().map(|(c, n)| (&**c, n))));
     }
     let mut surviving = surviving(session, &request.id, finished.archives.as_slice())?;
     let late = admitted_late(session, &state, request)?;
@@ -128,10 +128,10 @@ fn counts_json(dataset: &str, collection: &str, n: &Counts) -> Value {
 
 /// One archive for JSON: the certificate's and the propagation's own report have the same shape.
 pub fn archive_json(a: &ArchiveOutcome, request: &str) -> Value {
-    archive_with(a, request, a.requests.get(request))
+    archive_with(a, request, a.requests.get(request).into_iter().flatten().map(|(c, n)| (c.as_str(), n)))
 }
 
-fn archive_with(a: &ArchiveOutcome, request: &str, counts: Option<&BTreeMap<String, Counts>>) -> Value {
+fn archive_with<'c>(a: &ArchiveOutcome, request: &str, counts: impl Iterator<Item = (&'c str, &'c Counts)>) -> Value {
     json!({
         "dataset": a.dataset,
         "archive": a.archive.to_string(),
@@ -139,7 +139,7 @@ fn archive_with(a: &ArchiveOutcome, request: &str, counts: Option<&BTreeMap<Stri
         "before": { "generation": a.before.0, "digest": a.before.1 },
         "after": { "generation": a.after.0, "digest": a.after.1 },
         "mode": a.mode,
-        "collections": counts.into_iter().flatten().map(|(c, n)| counts_json(&a.dataset, c, n)).collect::<Vec<_>>(),
+        "collections": counts.map(|(c, n)| counts_json(&a.dataset, c, n)).collect::<Vec<_>>(),
         "verification": if a.complete.iter().any(|c| c == request) { "PASS".to_string() } else { a.verification.and(Verdict::Unknown).to_string() },
         "left": a.left,
         "notes": a.notes,

@@ -110,7 +110,7 @@ fn destroyed_since(export: &Export, from: &Arc<Repository>, location: &Location,
     ledger.check()?;
     let mut gone = BTreeSet::new();
     for entry in ledger.entries() {
-        if let Ok(Event::KeyRemoved { slot }) = entry.body.deserialized() {
+        if let Ok(Event::KeyRemoved { slot }) = entry.body() {
             gone.insert(format!("slots/{slot}"));
         }
     }

@@ -470,7 +470,7 @@ fn more_people_than_memory_holds_are_erased_in_several_runs() {
     let ids = request::open(&session, &opening).unwrap();
     scene.clock.0.fetch_add(4 * 86_400, Ordering::SeqCst);
     // Of two people.
-    session.config.memory = 600 << 10;
+    session.config.memory = 2 << 20;
     let report = scene.erase(&session).unwrap();
     assert_eq!(report.done.iter().collect::<BTreeSet<_>>(), ids.iter().collect());
     assert_eq!((report.partial.len(), report.exit_code()), (0, 0));

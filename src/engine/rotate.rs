@@ -52,7 +52,7 @@ pub fn facts_of(state: &State, dataset: &str, archives: &[Listed]) -> Vec<Facts>
 
 fn facts(session: &Session, config: &config::Dataset) -> Result<(Heads, Vec<Facts>)> {
     let heads = session.heads(&config.name)?;
-    let facts = facts_of(&session.state()?, &config.name, &heads.latest);
+    let facts = facts_of(&*session.state()?, &config.name, &heads.latest);
     Ok((heads, facts))
 }
 

@@ -34,6 +34,8 @@ pub struct Session {
     /// Count what passes to and from the stores.
     pub meters: Vec<Arc<Counting>>,
     ledger: Mutex<Ledger>,
+    /// What the ledger said when somebody asked last.
+    state: Mutex<Arc<State>>,
 }
 
 /// A dataset's chunks, ready to read.
@@ -129,7 +131,7 @@ impl Session {
             ledger.catch_up()?;
             catalog.witness_ledger(&ledger)?;
         }
-        Ok(Session { config, repo, env, actor, catalog, meters, ledger: Mutex::new(ledger) })
+        Ok(Session { config, repo, env, actor, catalog, meters, ledger: Mutex::new(ledger), state: Mutex::default() })
     }
 
     /// The ledger.
@@ -138,8 +140,13 @@ impl Session {
     }
 
     /// The ledger folded.
-    pub fn state(&self) -> Result<State> {
-        State::fold(&self.ledger())
+    pub fn state(&self) -> Result<Arc<State>> {
+        let ledger = self.ledger();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.seq != ledger.head().0 {
+            Arc::make_mut(&mut state).follow(&ledger)?;
+        }
+        Ok(state.clone())
     }
 
     /// Records an event; its sequence number.
@@ -147,11 +154,14 @@ impl Session {
         self.record_as(&self.actor, event)
     }
 
-    /// Records several things, one after the other.
-    pub fn record_all(&self, events: &[Event]) -> Result<()> {
-        let mut ledger = self.ledger();
-        events.iter().try_for_each(|event| ledger.append(&self.actor, event).map(drop))?;
-        self.catalog.witness_ledger(&ledger)
+    /// Records one of several things; after the last one [`Session::witness`] is called.
+    pub fn record_one(&self, event: &Event) -> Result<()> {
+        self.ledger().append(&self.actor, event).map(drop)
+    }
+
+    /// Remembers how far the ledger goes.
+    pub fn witness(&self) -> Result<()> {
+        self.catalog.witness_ledger(&self.ledger())
     }
 
     /// Records what somebody else did.

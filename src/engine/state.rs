@@ -57,7 +57,7 @@ pub struct Finished {
     pub actor: String,
     /// Whether everything is done.
     pub done: bool,
-    /// Archive by archive. Shared by all requests of the run: each outcome has figures of every one of them.
+    /// Archive by archive, shared by all requests of the run; what was done is in [`State::counts`].
     pub archives: Vec<Arc<ArchiveOutcome>>,
     /// Objects gone.
     pub gone: Verdict,
@@ -131,6 +131,9 @@ impl KeyExport {
     }
 }
 
+/// Collections, by name, and what was done in them.
+pub type Done = Box<[(Arc<str>, Counts)]>;
+
 /// Everything the ledger says.
 #[derive(Debug, Clone, Default)]
 pub struct State {
@@ -138,8 +141,10 @@ pub struct State {
     pub requests: Vec<Request>,
     /// (request, archive, digest of its head): that generation was searched, edited where needed, and verified for that request.
     pub processed: BTreeSet<(String, ArchiveId, String)>,
-    /// What was done, by request and archive: collection → counts.
-    pub counts: BTreeMap<(String, ArchiveId), BTreeMap<String, Counts>>,
+    /// What was done, by request and archive: collections and counts.
+    pub counts: BTreeMap<(String, ArchiveId), Done>,
+    /// Names of collections, each once: there are as many counts as people times archives.
+    names: BTreeSet<Arc<str>>,
     /// By dataset and archive.
     pub archives: BTreeMap<(String, ArchiveId), ArchiveFacts>,
     /// The last successful drill per dataset.
@@ -180,13 +185,18 @@ impl State {
     /// Folds a ledger.
     pub fn fold(ledger: &Ledger) -> Result<State> {
         let mut state = State::default();
-        for entry in ledger.entries() {
-            let event: Event =
-                entry.body.deserialized().map_err(|e| Error::damaged(format!("ledger entry {}", entry.seq), e.to_string()))?;
-            state.apply(entry.seq, entry.at, &entry.actor, event);
-            state.seq = entry.seq;
-        }
+        state.follow(ledger)?;
         Ok(state)
+    }
+
+    /// Goes on with what was appended to the ledger.
+    pub fn follow(&mut self, ledger: &Ledger) -> Result<()> {
+        let known = ledger.entries().partition_point(|entry| entry.seq <= self.seq);
+        for entry in ledger.entries().iter().skip(known) {
+            self.apply(entry.seq, entry.at, &entry.actor, entry.body()?);
+            self.seq = entry.seq;
+        }
+        Ok(())
     }
 
     /// A request by id or unique prefix.
@@ -216,8 +226,18 @@ impl State {
     /// Remembers figures; a later run that found nothing left to do does not erase them.
     fn count(&mut self, archive: ArchiveId, counts: &BTreeMap<String, BTreeMap<String, Counts>>) {
         for (request, collections) in counts.iter().filter(|(_, c)| !c.is_empty()) {
-            self.counts.insert((request.clone(), archive), collections.clone());
+            let done = collections.iter().map(|(name, counts)| (self.named(name), *counts)).collect();
+            self.counts.insert((request.clone(), archive), done);
         }
+    }
+
+    fn named(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.names.get(name) {
+            return known.clone();
+        }
+        let name: Arc<str> = name.into();
+        self.names.insert(name.clone());
+        name
     }
 
     fn with(&mut self, id: &str, change: impl FnOnce(&mut Request)) {
@@ -360,14 +380,16 @@ impl State {
                     }
                 }
             }
-            Event::PropagationFinished { done, partial, archives, gone, scope, policies, listing, storage, .. } => {
+            Event::PropagationFinished { done, partial, mut archives, gone, scope, policies, listing, storage, .. } => {
                 // Also of those that are done in part: what was destroyed for them is destroyed.
                 self.since_exports(|s| s.erased.extend(done.iter().chain(&partial).cloned()));
-                for outcome in &archives {
+                for outcome in &mut archives {
                     for id in &outcome.complete {
                         self.processed.insert((id.clone(), outcome.archive, outcome.after.1.clone()));
                     }
-                    self.count(outcome.archive, &outcome.requests);
+                    // Kept once.
+                    let counts = std::mem::take(&mut outcome.requests);
+                    self.count(outcome.archive, &counts);
                 }
                 let archives: Vec<Arc<ArchiveOutcome>> = archives.into_iter().map(Arc::new).collect();
                 let (policies, listing, storage) = (Arc::new(policies), Arc::new(listing), Arc::new(storage));

@@ -10,6 +10,7 @@ use crate::crypto::seal::Purpose;
 use crate::{Error, Result};
 use ciborium::Value;
 use jiff::Timestamp;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -30,8 +31,22 @@ pub struct LedgerEntry {
     pub prev: [u8; 32],
     /// BLAKE3 of the entry's CBOR.
     pub hash: [u8; 32],
-    /// What.
-    pub body: Value,
+    /// The entry's CBOR: a long ledger is held as it is stored, and what an entry says is read when somebody asks.
+    plain: Box<[u8]>,
+}
+
+impl LedgerEntry {
+    fn decode(key: &str, plain: &[u8]) -> Result<LedgerEntry> {
+        let Stored { seq, at, actor, prev, body: IgnoredAny } = cbor::decode(key, plain)?;
+        Ok(LedgerEntry { seq, at, actor, prev, hash: *blake3::hash(plain).as_bytes(), plain: plain.into() })
+    }
+
+    /// What it says.
+    pub fn body<B: DeserializeOwned>(&self) -> Result<B> {
+        let bad = |e: &dyn std::fmt::Display| Error::damaged(format!("ledger entry {}", self.seq), e.to_string());
+        let stored: Stored<Value> = ciborium::from_reader(&*self.plain).map_err(|e| bad(&e))?;
+        stored.body.deserialized().map_err(|e| bad(&e))
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -64,11 +79,11 @@ fn origin(repository: &RepoId) -> [u8; 32] {
 
 fn open(repository: &Repository, key: &str, bytes: &[u8]) -> Result<LedgerEntry> {
     let plain = repository.sealer().open(Purpose::Ledger, key, bytes)?;
-    let Stored { seq, at, actor, prev, body } = cbor::decode(key, &plain)?;
-    if self::key(seq) != key {
-        return Err(Error::damaged(key, format!("it holds entry {seq}")));
+    let entry = LedgerEntry::decode(key, &plain)?;
+    if self::key(entry.seq) != key {
+        return Err(Error::damaged(key, format!("it holds entry {}", entry.seq)));
     }
-    Ok(LedgerEntry { seq, at, actor, prev, hash: *blake3::hash(&plain).as_bytes(), body })
+    Ok(entry)
 }
 
 impl Ledger {
@@ -140,8 +155,7 @@ impl Ledger {
             let key = key(seq);
             let plain = cbor::encode(&Stored { seq, at: repository.env().now(), actor: actor.to_string(), prev, body })?;
             if repository.sealer().put(&*repository.location().keys, Purpose::Ledger, &key, &plain, How::IfAbsent)?.is_some() {
-                let Stored { seq, at, actor, prev, body } = cbor::decode(&key, &plain)?;
-                self.entries.push(LedgerEntry { seq, at, actor, prev, hash: *blake3::hash(&plain).as_bytes(), body });
+                self.entries.push(LedgerEntry::decode(&key, &plain)?);
                 return Ok(seq);
             }
             self.catch_up()?;
@@ -185,7 +199,7 @@ mod tests {
         again.check().unwrap();
         assert_eq!(again.entries(), ledger.entries());
         assert_eq!(again.head(), ledger.head());
-        assert_eq!(again.entries()[3].body.as_array().unwrap()[1], Value::from(4));
+        assert_eq!(again.entries()[3].body::<(String, u64)>().unwrap().1, 4);
     }
 
     #[test]
@@ -204,8 +218,8 @@ mod tests {
         ledger.check().unwrap();
         assert_eq!(ledger.entries().len(), 40);
         for actor in ["a", "b", "c", "d"] {
-            let bodies: Vec<Value> = ledger.entries().iter().filter(|e| e.actor == actor).map(|e| e.body.clone()).collect();
-            assert_eq!(bodies, (0..10).map(Value::from).collect::<Vec<_>>());
+            let bodies: Vec<u64> = ledger.entries().iter().filter(|e| e.actor == actor).map(|e| e.body().unwrap()).collect();
+            assert_eq!(bodies, (0..10).collect::<Vec<_>>());
         }
     }
 

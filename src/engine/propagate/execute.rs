@@ -89,6 +89,7 @@ fn run(session: &Session, together: &[Request], options: &Options) -> Result<Rep
     // With the moment of erasure that was recorded just now.
     let state = session.state()?;
     let plan: Vec<Request> = plan.iter().map(|r| state.request(&r.id).cloned()).collect::<Result<_>>()?;
+    drop(state);
     let mut policies = BTreeMap::new();
     for (dataset, lease) in datasets.iter().zip(&leases) {
         let config = session.dataset_config(dataset)?;
@@ -189,6 +190,7 @@ fn run_dataset(
         share.into_iter().map(|listed| begun(listed, &mut known)).collect()
     })?;
     let works: Vec<Work> = works.into_iter().flatten().collect();
+    drop(state);
     for work in &works {
         for ((request, kind), n) in &work.also_known {
             let slot = report.also_known.entry(request.clone()).or_default().entry(kind.clone()).or_default();
@@ -252,7 +254,7 @@ fn verify_and_replace(
     // A fresh index and cache: only what the store really holds counts.
     let view = session.view_with(&config.name, marks)?;
     let stored = session.repo.heads(&config.name)?;
-    let (mut remove, mut resealed): (Vec<Listed>, Vec<Event>) = (Vec::new(), Vec::new());
+    let mut remove: Vec<Listed> = Vec::new();
     session.env.monitor.phase(&format!("verifying {}", config.name), Some(works.len() as u64));
     let verified = Verifying { session, config, people, scope, view: &view, stored: &stored, read_back: Mutex::default() }
         .all(&works, hands(session, requests, works.iter().map(|work| &work.old.head)))?;
@@ -289,7 +291,7 @@ fn verify_and_replace(
             work.outcome.complete.extend(work.requests.iter().map(|i| requests[*i].id.clone()));
         }
         if let Some(listed) = &new {
-            resealed.push(Event::ArchiveResealed {
+            session.record_one(&Event::ArchiveResealed {
                 dataset: config.name.clone(),
                 archive: listed.head.archive,
                 generation: listed.head.generation,
@@ -297,11 +299,11 @@ fn verify_and_replace(
                 previous: work.old.digest.clone(),
                 complete: work.outcome.complete.clone(),
                 counts: work.outcome.requests.clone(),
-            });
+            })?;
             remove.push(work.old.clone());
         }
     }
-    session.record_all(&resealed)?;
+    session.witness()?;
     // From here on all sheets are in memory, and who needs what: nothing of the edits is needed beside them.
     let outcomes: Vec<ArchiveOutcome> = works.into_iter().map(|work| work.outcome).collect();
     lease.check()?;

@@ -77,7 +77,7 @@ pub struct Searched<'k> {
 
 /// Chooses the requests of a run, without searching any archive: what [`super::execute`] needs.
 pub fn choose_requests(session: &Session, options: &Options) -> Result<Plan> {
-    let (requests, waiting) = choose(session, &session.state()?, options)?;
+    let (requests, waiting) = choose(session, &*session.state()?, options)?;
     Ok(Plan { datasets: Vec::new(), waiting, skipped_waiting: options.now.clone(), requests })
 }
 
