@@ -1,9 +1,10 @@
 //! Chunks out: fetched by range, opened, decompressed within their known length, and checked against their id, so that what a
 //! reader hands out is what was backed up or nothing. A bounded cache serves the tops of trees and the pages of databases.
 
-use super::bulk::{RUN, end, runs};
+use super::bulk::{Reach, end, runs};
 use super::dataset::Dataset;
 use super::entry::{ChunkId, Entry, Role};
+use super::fetch::{hands, side_by_side};
 use super::index::{ChunkIndex, Found};
 use super::sheet::{pack_key, role_byte};
 use super::{Repository, chunk};
@@ -72,6 +73,9 @@ pub struct ChunkReader {
     /// List chunks in the form that they are used in. The archives of a run share most of them, and each is gone over several times.
     decoded: Mutex<Cache<ChunkId, List>>,
 }
+
+/// Reads at once that bring chunks into the cache: several threads may be at it, and each read takes its memory.
+const AT_ONCE: usize = 4;
 
 /// Bytes of memory that a byte of an encoded list takes when it is decoded, roughly.
 const SWELL: usize = 4;
@@ -186,11 +190,14 @@ impl ChunkReader {
         }
         wanted.sort_by_key(|f| (f.pack, f.row.offset));
         wanted.dedup_by_key(|f| (f.pack, f.row.offset));
-        for run in runs(&wanted, RUN, |f| f) {
-            let (Some(first), Some(last)) = (run.first(), run.last()) else { break };
+        let data = &*self.repository.location().data;
+        let runs: Vec<_> = runs(&wanted, Reach::cached(data), |f| f).collect();
+        // Where each read has its round trip they do not wait for each other.
+        side_by_side(if data.is_remote() { hands(data).min(AT_ONCE) } else { 1 }, runs, |run| {
+            let (Some(first), Some(last)) = (run.first(), run.last()) else { return };
             let start = u64::from(first.row.offset);
             let key = pack_key(self.dataset.name(), &first.pack);
-            let Ok(bytes) = self.repository.location().data.get_range(&key, start, end(last) - start) else { continue };
+            let Ok(bytes) = data.get_range(&key, start, end(last) - start) else { return };
             for found in run {
                 let from = (u64::from(found.row.offset) - start) as usize;
                 let Some(sealed) = bytes.get(from..from + found.row.stored as usize) else { continue };
@@ -199,6 +206,6 @@ impl ChunkReader {
                     self.cache().put((found.row.id, role_byte(found.row.role)), Arc::new(plain), cost);
                 }
             }
-        }
+        });
     }
 }
