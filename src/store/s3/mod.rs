@@ -187,6 +187,19 @@ impl S3Store {
                 Ok(Put { version: answer.version_id().map(str::to_string), repeated: attempts.get() > 1 })
             })
             .await
+            .map_err(|failure| self.with_key(failure))
+    }
+
+    /// Services say in many ways, and some only as an error of their own, that the key for encrypting what comes is not there.
+    fn with_key(&self, failure: Failure) -> Failure {
+        match &self.options.encryption {
+            Some(Encryption::SseKms(key)) if failure.status.is_some_and(|s| s >= 500) => {
+                let key = key.as_deref().map_or_else(|| "its default KMS key".to_string(), |key| format!("the KMS key {key} (kms_key)"));
+                let text = format!("{}; if it is always so, {key} may not be there or may not be used", failure.text);
+                Failure { text, ..failure }
+            }
+            _ => failure,
+        }
     }
 
     /// Whether only the checksum vouches for a body of this length, and not the signature as well. TLS keeps what is on the way from being

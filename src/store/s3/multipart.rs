@@ -40,6 +40,7 @@ impl S3Store {
                 answer.upload_id().map(str::to_string).ok_or_else(|| Failure::other("the service gives the upload no id"))
             })
             .await
+            .map_err(|failure| self.with_key(failure))
     }
 
     async fn parts(&self, key: &str, upload: &str, bytes: &Bytes) -> Result<Put, Failure> {
