@@ -5,6 +5,7 @@ use super::edit::{edited_entries, piece_sources};
 use super::event::Event;
 use super::gate::{Bypass, Outgoing, outgoing};
 use super::session::Session;
+use crate::repository::ChunkReader;
 use crate::repository::entry::{Entry, EntryKind, Role};
 use crate::source::globs::PathGlobs;
 use crate::source::{FileSink, RestoreReport, Target, TargetOptions};
@@ -19,10 +20,13 @@ use super::archive::PieceSource;
 
 /// Bytes that one worker fetches and writes in one go: of one large file, or of many small ones that lie together.
 const BATCH: u64 = 8 << 20;
-/// The same where each request has a price: what lies together in a pack is most of what is read.
-const FAR_BATCH: u64 = 32 << 20;
 /// Pieces in a batch: making small files takes longer than reading them, and all workers should.
 const PIECES: usize = 1024;
+/// Where each request has a price so much is looked at before it is shared out by where it lies in packs: at first a little, so that the
+/// workers begin, then more and more, so that what lies together is most of what is read.
+const FAR_WINDOWS: (u64, u64) = (32 << 20, 512 << 20);
+/// Pieces in a window.
+const FAR_PIECES: usize = 16 << 10;
 /// Files of more than one piece that are open at the same time, all workers together.
 const OPEN: usize = 512;
 
@@ -200,16 +204,30 @@ struct Part {
 }
 
 /// Collects what is fetched together.
-struct Batches {
+struct Batches<'a> {
     jobs: Sender<Vec<Part>>,
     parts: Vec<Part>,
     bytes: u64,
     files: usize,
     most_bytes: u64,
+    most_pieces: usize,
     most_files: usize,
+    /// Where each request has a price.
+    far: Option<&'a ChunkReader>,
 }
 
-impl Batches {
+impl<'a> Batches<'a> {
+    fn near(jobs: Sender<Vec<Part>>, most_files: usize) -> Self {
+        let (most_bytes, most_pieces) = (BATCH, PIECES);
+        Batches { jobs, parts: Vec::new(), bytes: 0, files: 0, most_bytes, most_pieces, most_files, far: None }
+    }
+
+    fn far(jobs: Sender<Vec<Part>>, reader: &'a ChunkReader) -> Self {
+        // Files of one window are written while those of the last one are.
+        let (most_bytes, most_pieces, most_files) = (FAR_WINDOWS.0, FAR_PIECES, OPEN / 2);
+        Batches { jobs, parts: Vec::new(), bytes: 0, files: 0, most_bytes, most_pieces, most_files, far: Some(reader) }
+    }
+
     fn add(&mut self, target: &Target, entry: Entry, pieces: Vec<PieceSource>) -> Result<()> {
         let file = Arc::new(Open { entry, sink: Mutex::new(None), left: AtomicUsize::new(pieces.len().max(1)) });
         if pieces.is_empty() {
@@ -223,7 +241,7 @@ impl Batches {
             self.parts.push(Part { file: file.clone(), piece, at });
             at += len;
             self.bytes += len;
-            if self.bytes >= self.most_bytes || self.parts.len() >= PIECES {
+            if self.bytes >= self.most_bytes || self.parts.len() >= self.most_pieces {
                 self.send()?;
                 // The next batch goes on with this file.
                 self.files = 1;
@@ -238,7 +256,14 @@ impl Batches {
         if parts.is_empty() {
             return Ok(());
         }
-        self.jobs.send(parts).map_err(|_| Error::Interrupted("the workers stopped".into()))
+        let send = |job| self.jobs.send(job).map_err(|_| Error::Interrupted("the workers stopped".into()));
+        let Some(reader) = self.far else { return send(parts) };
+        self.most_bytes = (self.most_bytes * 2).min(FAR_WINDOWS.1);
+        let shares = reader.by_place(parts, |part| match &part.piece {
+            PieceSource::Stored(r) => Some((r.id, Role::Data)),
+            PieceSource::Fresh(_) => None,
+        });
+        shares.into_iter().try_for_each(send)
     }
 }
 
@@ -282,8 +307,10 @@ pub fn write(session: &Session, out: &Outgoing, to: &Path, options: &Options) ->
             });
         }
         drop(queue);
-        let most_bytes = if session.repo.location().data.is_remote() { FAR_BATCH } else { BATCH };
-        let mut batches = Batches { jobs, parts: Vec::new(), bytes: 0, files: 0, most_bytes, most_files: (OPEN / workers).max(1) };
+        let mut batches = match session.repo.location().data.is_remote() {
+            false => Batches::near(jobs, (OPEN / workers).max(1)),
+            true => Batches::far(jobs, &out.archive.reader),
+        };
         let walked = selected(out, &selection, |entry, pieces| {
             session.env.stop.check("what was restored so far is incomplete; empty the target and run the same command again")?;
             if stop.load(Ordering::SeqCst) {

@@ -31,12 +31,14 @@ pub fn at_once<I: Send, T: Send>(threads: usize, items: Vec<I>, act: impl Fn(I) 
 
 /// Gets every key and hands it to `use_it` on one of several threads; results come in the order of `keys`.
 pub fn fetch_all<T: Send>(store: &dyn Store, keys: &[String], use_it: impl Fn(&str, StoreResult<Vec<u8>>) -> T + Sync) -> Vec<T> {
-    // A handful of objects is not worth a thread.
-    let threads = THREADS.min(keys.len().div_ceil(8));
+    // A handful of objects is not worth a thread, unless each has its round trip.
+    let each = if store.is_remote() { 2 } else { 8 };
+    let threads = THREADS.min(keys.len().div_ceil(each));
     side_by_side(threads, keys.iter().collect(), |key: &String| use_it(key, store.get(key)))
 }
 
-fn side_by_side<I: Send, T: Send>(threads: usize, items: Vec<I>, act: impl Fn(I) -> T + Sync) -> Vec<T> {
+/// [`at_once`] of what cannot fail.
+pub(super) fn side_by_side<I: Send, T: Send>(threads: usize, items: Vec<I>, act: impl Fn(I) -> T + Sync) -> Vec<T> {
     if threads < 2 || items.len() < 2 {
         return items.into_iter().map(act).collect();
     }

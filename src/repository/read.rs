@@ -1,9 +1,10 @@
 //! Chunks out: fetched by range, opened, decompressed within their known length, and checked against their id, so that what a
 //! reader hands out is what was backed up or nothing. A bounded cache serves the tops of trees and the pages of databases.
 
-use super::bulk::{RUN, end, runs};
+use super::bulk::{Reach, end, runs};
 use super::dataset::Dataset;
 use super::entry::{ChunkId, ChunkRef, Entry, Role};
+use super::fetch::{hands, side_by_side};
 use super::index::{ChunkIndex, Found};
 use super::sheet::{pack_key, role_byte};
 use super::{Repository, chunk};
@@ -80,7 +81,15 @@ pub struct ChunkReader {
     cache: Mutex<Cache<Key, Arc<Vec<u8>>>>,
     /// The archives of a run share most of their list and index chunks, and each is gone over several times.
     decoded: Mutex<Cache<Key, Decoded>>,
+    /// Memory that was read into, for the next read: fresh memory costs the kernel as much as reading.
+    spare: Mutex<Vec<Vec<u8>>>,
 }
+
+/// Spare pieces of memory that are kept.
+const SPARE: usize = 2;
+
+/// Reads at once that bring chunks into the cache: several threads may be at it, and each read takes its memory.
+const AT_ONCE: usize = 4;
 
 /// Bytes of memory that a byte of an encoded list takes when it is decoded, roughly.
 const SWELL: usize = 4;
@@ -91,7 +100,7 @@ impl ChunkReader {
     /// A reader with a cache of at most `cache_bytes` of plaintext.
     pub fn new(repository: &Arc<Repository>, dataset: &Arc<Dataset>, index: Arc<ChunkIndex>, cache_bytes: usize) -> ChunkReader {
         let (cache, decoded) = (Mutex::new(Cache::new(cache_bytes)), Mutex::new(Cache::new(cache_bytes)));
-        ChunkReader { repository: repository.clone(), dataset: dataset.clone(), index, cache, decoded }
+        ChunkReader { repository: repository.clone(), dataset: dataset.clone(), index, cache, decoded, spare: Mutex::default() }
     }
 
     /// Its index.
@@ -107,6 +116,19 @@ impl ChunkReader {
     /// Its repository.
     pub fn repository(&self) -> &Arc<Repository> {
         &self.repository
+    }
+
+    /// Memory to read into.
+    pub(super) fn room(&self) -> Vec<u8> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    /// Gives it back.
+    pub(super) fn keep(&self, room: Vec<u8>) {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < SPARE {
+            spare.push(room);
+        }
     }
 
     fn structure(&self) -> MutexGuard<'_, Cache<Key, Decoded>> {
@@ -209,11 +231,14 @@ impl ChunkReader {
         }
         wanted.sort_by_key(|f| (f.pack, f.row.offset));
         wanted.dedup_by_key(|f| (f.pack, f.row.offset));
-        for run in runs(&wanted, RUN, |f| f) {
-            let (Some(first), Some(last)) = (run.first(), run.last()) else { break };
+        let data = &*self.repository.location().data;
+        let runs: Vec<_> = runs(&wanted, Reach::cached(data), |f| f).collect();
+        // Where each read has its round trip they do not wait for each other.
+        side_by_side(if data.is_remote() { hands(data).min(AT_ONCE) } else { 1 }, runs, |run| {
+            let (Some(first), Some(last)) = (run.first(), run.last()) else { return };
             let start = u64::from(first.row.offset);
             let key = pack_key(self.dataset.name(), &first.pack);
-            let Ok(bytes) = self.repository.location().data.get_range(&key, start, end(last) - start) else { continue };
+            let Ok(bytes) = data.get_range(&key, start, end(last) - start) else { return };
             for found in run {
                 let from = (u64::from(found.row.offset) - start) as usize;
                 let Some(sealed) = bytes.get(from..from + found.row.stored as usize) else { continue };
@@ -222,6 +247,6 @@ impl ChunkReader {
                     self.cache().put((found.row.id, role_byte(found.row.role)), Arc::new(plain), cost);
                 }
             }
-        }
+        });
     }
 }

@@ -1,7 +1,7 @@
 use super::entry::{ChunkId, ChunkRef, Role, Tree};
 use super::testing::*;
 use super::*;
-use crate::store::fault::Counting;
+use crate::store::fault::{Counting, Faulty};
 use crate::store::local::LocalStore;
 use crate::store::{Object, StoreResult, Wiped};
 use proptest::prelude::*;
@@ -327,6 +327,35 @@ fn many_chunks_are_handed_out_each_as_often_as_it_is_asked_for_and_the_damaged_o
     // And whoever says stop gets nothing more.
     assert!(reader.each(&ids, |_, _| Err(Error::Refused("enough".into()))).is_err());
     reader.each_parallel(&ids, &|| true, &|_, _| panic!("after the end"));
+}
+
+#[test]
+fn what_is_far_away_is_shared_out_by_where_it_lies() {
+    let t = fixture();
+    let contents: Vec<Vec<u8>> = (0..30).map(|n| bytes(n, 1 << 20)).collect();
+    put_archive(&t, 1, &contents.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    let faulty = Arc::new(Faulty::new(t.data.clone()));
+    faulty.as_remote(true);
+    let counting = Arc::new(Counting::new(faulty));
+    let repo = Arc::new(Repository::open(Location::single(counting.clone()), &secret(), &t.env).unwrap());
+    let dataset = repo.dataset("d").unwrap().unwrap();
+    let reader = ChunkReader::new(&repo, &dataset, repo.index(&dataset).unwrap(), 1 << 20);
+    let mut wanted: Vec<usize> = (0..=30).collect();
+    wanted.push(3);
+    let id = |n: &usize| contents.get(*n).map(|c| (dataset.chunk_id(c), Role::Data));
+    let shares = reader.by_place(wanted, id);
+    let mut all: Vec<usize> = shares.iter().flatten().copied().collect();
+    assert_eq!(all[0], 30, "what lies nowhere comes first");
+    all.sort_unstable();
+    assert_eq!(all, [&[0, 1, 2, 3, 3], &Vec::from_iter(4..=30)[..]].concat(), "each is in one share");
+    let before = counting.counts().ranges;
+    for share in &shares {
+        let ids: Vec<_> = share.iter().filter_map(id).collect();
+        reader.each(&ids, |_, read| read.map(drop)).unwrap();
+    }
+    let reads = counting.counts().ranges - before;
+    assert!(reads <= 5, "30 MB in two packs: {reads} reads in {} shares", shares.len());
+    assert!(shares.len() >= 3, "and yet there is work for several threads: {}", shares.len());
 }
 
 /// A pack's key below `packs/d/`.

@@ -1,6 +1,6 @@
 //! Chunks in: deduplicated, compressed, sealed under a key of their own and spread over the open packs at random (so that a
 //! pack's neighbours do not tell which file is which). A full pack goes to a thread that stores it and then its key sheet (to one
-//! of two where a network is in between); the queue is bounded, so memory is `open_packs + 3` packs, or one more, however much is written.
+//! of three where a network is in between); the queue is bounded, so memory is `open_packs + 3` packs, or two more, however much is written.
 
 use super::dataset::Dataset;
 use super::entry::{ChunkId, Role};
@@ -320,9 +320,10 @@ impl Drop for ChunkWriter {
     }
 }
 
-/// Threads that store packs: a folder is as fast as one of them, a network has its round trips (and each pack goes in parts, at the same time).
+/// Threads that store packs: a folder is as fast as one of them, a network has its round trips (and each pack goes in parts, at the same
+/// time). What is still open when all has been read goes out as fast as they are many.
 fn senders(store: &dyn Store) -> usize {
-    if store.is_remote() { 2 } else { 1 }
+    if store.is_remote() { 3 } else { 1 }
 }
 
 /// A storing thread: pack, then its sheet. After a failure it only empties the queue, so that nobody waits forever.
@@ -351,15 +352,19 @@ fn store_packs(target: &Target, dataset: &Dataset, packs: &Receiver<OpenPack>, s
     }
 }
 
-fn store_pack(target: &Target, dataset: &Dataset, mut pack: OpenPack) -> Result<Sheet> {
+fn store_pack(target: &Target, dataset: &Dataset, pack: OpenPack) -> Result<Sheet> {
     let location = &target.location;
-    location.data.put(&pack_key(dataset.name(), &pack.id), &pack.bytes)?;
-    let sheet = Sheet { pack: pack.id, size: pack.bytes.len() as u64, rows: pack.rows, pending: Vec::new() };
+    let bytes = Arc::new(pack.bytes);
+    location.data.put_shared(&pack_key(dataset.name(), &pack.id), &bytes)?;
+    let sheet = Sheet { pack: pack.id, size: bytes.len() as u64, rows: pack.rows, pending: Vec::new() };
+    // Whoever sent it may hold it for a moment longer.
+    if let Ok(mut bytes) = Arc::try_unwrap(bytes) {
+        bytes.clear();
+        *lock(&target.spare) = bytes;
+    }
     match &target.sheets {
         Sheets::Repository(repository) => sheet.put(repository.sealer(), &*location.keys, dataset.name())?,
         Sheets::Outbox(outbox) => outbox.put_sheet(&sheet)?,
     }
-    pack.bytes.clear();
-    *lock(&target.spare) = pack.bytes;
     Ok(sheet)
 }

@@ -49,12 +49,20 @@ fn ranges(store: &dyn Store) {
     for (offset, len) in [(0, 11), (10, 1), (11, 0), (u64::MAX, 1), (1, u64::MAX), (u64::MAX, u64::MAX)] {
         let answer = store.get_range("ranges/a", offset, len);
         assert!(matches!(answer, Err(StoreError::Short { actual: 10, .. })), "{offset} {len}: {answer:?}");
+        assert!(matches!(store.get_range_into("ranges/a", offset, len, &mut vec![7; 5]), Err(StoreError::Short { actual: 10, .. })));
+    }
+    // Nothing of what the memory held before is left.
+    let mut room = vec![7; 100];
+    for (offset, len) in [(0, 10), (2, 3), (10, 0), (4, 6)] {
+        store.get_range_into("ranges/a", offset, len, &mut room).unwrap();
+        assert_eq!(room, store.get_range("ranges/a", offset, len).unwrap());
     }
 }
 
 fn empty_objects(store: &dyn Store) {
     store.put("empty/a", b"").unwrap();
     assert_eq!(store.get("empty/a").unwrap(), b"");
+    store.put_shared("empty/a", &std::sync::Arc::default()).unwrap();
     assert_eq!(store.get_range("empty/a", 0, 0).unwrap(), b"");
     assert_eq!(store.list("empty/").unwrap().len(), 1);
 }

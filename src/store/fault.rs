@@ -91,8 +91,20 @@ impl Store for Counting {
         add(&self.counters.bytes_read, bytes.len() as u64);
         Ok(bytes)
     }
+    fn get_range_into(&self, key: &str, offset: u64, len: u64, into: &mut Vec<u8>) -> StoreResult<()> {
+        self.inner.get_range_into(key, offset, len, into)?;
+        add(&self.counters.ranges, 1);
+        add(&self.counters.bytes_read, into.len() as u64);
+        Ok(())
+    }
     fn put(&self, key: &str, bytes: &[u8]) -> StoreResult<()> {
         self.inner.put(key, bytes)?;
+        add(&self.counters.puts, 1);
+        add(&self.counters.bytes_written, bytes.len() as u64);
+        Ok(())
+    }
+    fn put_shared(&self, key: &str, bytes: &Arc<Vec<u8>>) -> StoreResult<()> {
+        self.inner.put_shared(key, bytes)?;
         add(&self.counters.puts, 1);
         add(&self.counters.bytes_written, bytes.len() as u64);
         Ok(())

@@ -325,14 +325,24 @@ impl Store for LocalStore {
     }
 
     fn get_range(&self, key: &str, offset: u64, len: u64) -> StoreResult<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.get_range_into(key, offset, len, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn get_range_into(&self, key: &str, offset: u64, len: u64, into: &mut Vec<u8>) -> StoreResult<()> {
         let (file, actual) = self.open_object("read", key, OFlags::RDONLY)?;
         let expected = offset.saturating_add(len);
         if expected > actual || offset.checked_add(len).is_none() {
             return Err(StoreError::Short { store: self.describe(), key: key.to_string(), expected, actual });
         }
-        let mut bytes = vec![0; len as usize];
-        file.read_exact_at(&mut bytes, offset).map_err(|e| self.failed("read", key, e))?;
-        Ok(bytes)
+        // Fresh memory comes as zeros; what is there is written over and need not become zeros before.
+        if into.is_empty() {
+            *into = vec![0; len as usize];
+        } else {
+            into.resize(len as usize, 0);
+        }
+        file.read_exact_at(into, offset).map_err(|e| self.failed("read", key, e))
     }
 
     fn put(&self, key: &str, bytes: &[u8]) -> StoreResult<()> {

@@ -15,6 +15,7 @@ pub mod process;
 pub mod s3;
 
 use std::fmt;
+use std::sync::Arc;
 
 /// What a store answers instead of data.
 #[derive(Debug, thiserror::Error)]
@@ -197,8 +198,17 @@ pub trait Store: Send + Sync {
     fn get(&self, key: &str) -> StoreResult<Vec<u8>>;
     /// `len` bytes from `offset`; [`StoreError::Short`] when the object ends before.
     fn get_range(&self, key: &str, offset: u64, len: u64) -> StoreResult<Vec<u8>>;
+    /// Like [`Store::get_range`], into memory that is used again: what it holds afterwards, unless this fails, is what was asked for.
+    fn get_range_into(&self, key: &str, offset: u64, len: u64, into: &mut Vec<u8>) -> StoreResult<()> {
+        *into = self.get_range(key, offset, len)?;
+        Ok(())
+    }
     /// Stores the object durably, replacing an older one atomically: a reader sees the old or the new bytes, also after a crash.
     fn put(&self, key: &str, bytes: &[u8]) -> StoreResult<()>;
+    /// Like [`Store::put`], for large objects: a store that sends on other threads shares the bytes with them instead of copying them.
+    fn put_shared(&self, key: &str, bytes: &Arc<Vec<u8>>) -> StoreResult<()> {
+        self.put(key, bytes)
+    }
     /// Stores the object durably unless one is there; `false` when one is. Atomic among any number of writers.
     fn put_if_absent(&self, key: &str, bytes: &[u8]) -> StoreResult<bool>;
     /// Replaces the object if it still has exactly the bytes `expected`; `false` when it has others or is gone. Atomic among writers.

@@ -1,4 +1,4 @@
-//! A SeaweedFS of a test's own, to be killed, to serve another provider's buckets, or to speak TLS. Its program is named by `RESEAL_TEST_WEED`;
+//! A SeaweedFS of a test's own, to be killed, to serve another provider's buckets, to speak TLS, or to have a key management. Its program is named by `RESEAL_TEST_WEED`;
 //! `scripts/s3-server run` sets it.
 #![allow(dead_code)]
 
@@ -29,6 +29,9 @@ pub fn free_ports<const N: usize>() -> [u16; N] {
     })
 }
 
+/// The name of the one key of a server with a key management.
+pub const KMS_KEY: &str = "alias/seaweedfs-default";
+
 /// The server with its data; both go with it.
 pub struct Weed {
     program: PathBuf,
@@ -38,6 +41,8 @@ pub struct Weed {
     secret: &'static str,
     /// Certificate and key: then it speaks TLS too.
     tls: Option<(PathBuf, PathBuf)>,
+    /// A key management of its own, with one key in memory.
+    kms: bool,
     child: Mutex<Option<Child>>,
 }
 
@@ -46,7 +51,14 @@ impl Weed {
     pub fn new(program: PathBuf, access: &'static str, secret: &'static str, tls: Option<(PathBuf, PathBuf)>) -> Weed {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("data")).unwrap();
-        Weed { program, dir, ports: free_ports(), access, secret, tls, child: Mutex::new(None) }
+        Weed { program, dir, ports: free_ports(), access, secret, tls, kms: false, child: Mutex::new(None) }
+    }
+
+    /// With a key management that has one key, [`KMS_KEY`]; the key does not outlive the server.
+    pub fn with_kms(program: PathBuf, access: &'static str, secret: &'static str) -> Weed {
+        let mut weed = Weed::new(program, access, secret, None);
+        weed.kms = true;
+        weed
     }
 
     /// Where it speaks plainly.
@@ -74,6 +86,18 @@ impl Weed {
         if let Some((certificate, key)) = &self.tls {
             command.arg(format!("-s3.port.https={https}"));
             command.arg(format!("-s3.cert.file={}", certificate.display())).arg(format!("-s3.key.file={}", key.display()));
+        }
+        if self.kms {
+            let config = serde_json::json!({
+                "identities": [{
+                    "name": "admin",
+                    "credentials": [{"accessKey": self.access, "secretKey": self.secret}],
+                    "actions": ["Admin", "Read", "List", "Tagging", "Write"],
+                }],
+                "kms": {"default_provider": "local", "providers": {"local": {"type": "local"}}},
+            });
+            std::fs::write(self.dir.path().join("s3.json"), config.to_string()).unwrap();
+            command.arg("-s3.config=s3.json");
         }
         let child = command
             .envs([("AWS_ACCESS_KEY_ID", self.access), ("AWS_SECRET_ACCESS_KEY", self.secret)])

@@ -11,6 +11,7 @@ use super::super::sheet::{Row, Sheet};
 use super::Sweep;
 use crate::store::{StoreError, Wiped};
 use crate::{Error, Result};
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// No part of a pack that is read at once is longer, in bytes, unless all of it is.
@@ -115,10 +116,11 @@ impl Sweep<'_> {
     /// The new pack and its sheet are durable before the old ones go.
     fn replace(&self, new: Filling) -> Result<()> {
         (self.ours)()?;
-        self.repo.location().data.put(&self.pack_key(&new.sheet.pack), &new.bytes)?;
-        self.put_sheet(&new.sheet)?;
-        self.delete(&new.sources)?;
-        self.out().packs_compacted += new.sources.len() as u64;
+        let Filling { bytes, sheet, sources } = new;
+        self.repo.location().data.put_shared(&self.pack_key(&sheet.pack), &Arc::new(bytes))?;
+        self.put_sheet(&sheet)?;
+        self.delete(&sources)?;
+        self.out().packs_compacted += sources.len() as u64;
         Ok(())
     }
 

@@ -344,7 +344,7 @@ async fn client(options: &Options) -> Result<Client, Failure> {
     }
     let shared = loader.load().await;
     let mut config = aws_sdk_s3::config::Builder::from(&shared)
-        .http_client(http)
+        .http_client(plain_http(options).unwrap_or(http))
         .retry_config(RetryConfig::disabled())
         .timeout_config(TimeoutConfig::builder().connect_timeout(Duration::from_secs(10)).build())
         .force_path_style(options.path_style);
@@ -363,6 +363,18 @@ fn region(options: &Options) -> Option<String> {
     let by_profile = options.profile.is_some() || named("AWS_PROFILE").is_some();
     let word = || (options.endpoint.is_some() && !by_profile).then(|| "us-east-1".to_string());
     options.region.clone().or_else(|| named("AWS_REGION")).or_else(|| named("AWS_DEFAULT_REGION")).or_else(word)
+}
+
+/// Without TLS nobody's certificate is looked at: reading the system's takes longer than a request on the same machine. (Where credentials come
+/// from is another matter.)
+fn plain_http(options: &Options) -> Option<aws_sdk_s3::config::SharedHttpClient> {
+    use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+    use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+    let plain = options.endpoint.as_ref().is_some_and(|endpoint| endpoint.to_ascii_lowercase().starts_with("http://"));
+    let context =
+        TlsContext::builder().with_trust_store(TrustStore::empty()).build().ok().filter(|_| plain && options.ca_bundle.is_none())?;
+    let builder = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc));
+    Some(builder.tls_context(context).build_https())
 }
 
 fn http(options: &Options) -> Result<aws_sdk_s3::config::SharedHttpClient, Failure> {

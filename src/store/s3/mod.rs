@@ -36,13 +36,16 @@ use crate::crash;
 use crate::env::Env;
 use aws_sdk_s3::operation::get_object::builders::GetObjectFluentBuilder;
 use aws_sdk_s3::primitives::ByteStream;
+use bytes::Bytes;
 use client::{Connection, Verb};
 use errors::{Failure, Kind};
 use std::cell::Cell;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// Larger objects go in parts.
 const SINGLE: usize = 16 << 20;
+/// Shorter bodies are signed in any case: it costs nothing.
+const UNSIGNED: usize = 64 << 10;
 
 /// A bucket, or a part of one, that keeps objects.
 pub struct S3Store {
@@ -58,6 +61,15 @@ enum When {
     Always,
     Absent,
     Matches(String),
+}
+
+/// Bytes whose memory their maker uses again once they are sent.
+struct Shared(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// What a write left.
@@ -107,6 +119,18 @@ impl S3Store {
         shape: impl Fn(GetObjectFluentBuilder) -> GetObjectFluentBuilder,
         expected: u64,
     ) -> Result<Read, Failure> {
+        self.read_into(key, shape, expected, Vec::new()).await
+    }
+
+    /// Into memory that may have been used before.
+    async fn read_into(
+        &self,
+        key: &str,
+        shape: impl Fn(GetObjectFluentBuilder) -> GetObjectFluentBuilder,
+        expected: u64,
+        room: Vec<u8>,
+    ) -> Result<Read, Failure> {
+        let room = Cell::new(room);
         let read = self
             .connection
             .call(Verb::Get, expected, || async {
@@ -115,7 +139,9 @@ impl S3Store {
                 let (etag, len) = (answer.e_tag().map(str::to_string), answer.content_length());
                 let range = answer.content_range().map(str::to_string);
                 // Not `collect`: what that gives is turned into a vector byte by byte.
-                let mut bytes = Vec::with_capacity(len.and_then(|len| usize::try_from(len).ok()).unwrap_or(0).min(MOST_AT_ONCE));
+                let mut bytes = room.take();
+                bytes.clear();
+                bytes.reserve(len.and_then(|len| usize::try_from(len).ok()).unwrap_or(0).min(MOST_AT_ONCE));
                 let mut body = answer.body;
                 while let Some(part) = body.next().await {
                     bytes.extend_from_slice(&part.map_err(|e| Failure::transport(format!("the answer broke off: {}", errors::chain(&e))))?);
@@ -141,7 +167,7 @@ impl S3Store {
             .await
     }
 
-    async fn write(&self, key: &str, bytes: &[u8], when: When) -> Result<Put, Failure> {
+    async fn write(&self, key: &str, bytes: &Bytes, when: When) -> Result<Put, Failure> {
         if bytes.len() > SINGLE && matches!(when, When::Always) {
             return self.write_parts(key, bytes).await;
         }
@@ -155,10 +181,44 @@ impl S3Store {
                     When::Absent => request.if_none_match("*"),
                     When::Matches(etag) => request.if_match(etag),
                 };
-                let answer = shaped!(self, key, request).body(ByteStream::from(bytes.to_vec())).send().await?;
+                let request = shaped!(self, key, request).body(ByteStream::from(bytes.clone())).customize();
+                let request = if self.is_signed_without_body(bytes.len()) { request.disable_payload_signing() } else { request };
+                let answer = request.send().await?;
                 Ok(Put { version: answer.version_id().map(str::to_string), repeated: attempts.get() > 1 })
             })
             .await
+            .map_err(|failure| self.with_key(failure))
+    }
+
+    /// Services say in many ways, and some only as an error of their own, that the key for encrypting what comes is not there.
+    fn with_key(&self, failure: Failure) -> Failure {
+        match &self.options.encryption {
+            Some(Encryption::SseKms(key)) if failure.status.is_some_and(|s| s >= 500) => {
+                let key = key.as_deref().map_or_else(|| "its default KMS key".to_string(), |key| format!("the KMS key {key} (kms_key)"));
+                let text = format!("{}; if it is always so, {key} may not be there or may not be used", failure.text);
+                Failure { text, ..failure }
+            }
+            _ => failure,
+        }
+    }
+
+    /// Whether only the checksum vouches for a body of this length, and not the signature as well. TLS keeps what is on the way from being
+    /// altered, and nobody stands between two programs of one machine: signing each byte as well, which the SDK does for all that is in
+    /// memory, costs both sides another hash of it. The checksum, which the service verifies, goes along in any case.
+    fn is_signed_without_body(&self, len: usize) -> bool {
+        len >= UNSIGNED && self.options.is_private_way()
+    }
+
+    /// An object that replaces whatever is there.
+    fn put_bytes(&self, key: &str, bytes: &Bytes) -> StoreResult<()> {
+        check_key(key)?;
+        crash::step("put an object");
+        let done = self.connection.block_on(async {
+            let put = self.write(key, bytes, When::Always).await?;
+            crash::step("remove the versions behind it");
+            self.bury(key, &put).await
+        });
+        done.map_err(|f| self.error("write", key, f))
     }
 
     /// Whether these bytes are there: after a write of which nobody knows whether it was carried out.
@@ -272,6 +332,12 @@ impl Store for S3Store {
     }
 
     fn get_range(&self, key: &str, offset: u64, len: u64) -> StoreResult<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.get_range_into(key, offset, len, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn get_range_into(&self, key: &str, offset: u64, len: u64, into: &mut Vec<u8>) -> StoreResult<()> {
         check_key(key)?;
         let expected = offset.saturating_add(len);
         let short = |actual| StoreError::Short { store: self.describe(), key: key.to_string(), expected, actual };
@@ -279,8 +345,12 @@ impl Store for S3Store {
             // Nothing cannot be asked for, and what ends beyond all numbers is not there.
             let end = offset.checked_add(len).and_then(|end| end.checked_sub(1)).filter(|end| len > 0 && *end <= i64::MAX as u64);
             if let Some(end) = end {
-                match self.read(key, |r| r.range(format!("bytes={offset}-{end}")), len).await {
-                    Ok(read) if read.bytes.len() as u64 == len => return Ok(read.bytes),
+                let range = format!("bytes={offset}-{end}");
+                match self.read_into(key, |r| r.range(&range), len, std::mem::take(into)).await {
+                    Ok(read) if read.bytes.len() as u64 == len => {
+                        *into = read.bytes;
+                        return Ok(());
+                    }
                     Ok(read) => match read.total() {
                         Some(total) if total < expected => return Err(short(total)),
                         _ => {
@@ -293,26 +363,24 @@ impl Store for S3Store {
                 }
             }
             let actual = self.length(key).await.map_err(|f| self.error("read", key, f))?;
-            if len == 0 && offset <= actual { Ok(Vec::new()) } else { Err(short(actual)) }
+            into.clear();
+            if len == 0 && offset <= actual { Ok(()) } else { Err(short(actual)) }
         })
     }
 
     fn put(&self, key: &str, bytes: &[u8]) -> StoreResult<()> {
-        check_key(key)?;
-        crash::step("put an object");
-        let done = self.connection.block_on(async {
-            let put = self.write(key, bytes, When::Always).await?;
-            crash::step("remove the versions behind it");
-            self.bury(key, &put).await
-        });
-        done.map_err(|f| self.error("write", key, f))
+        self.put_bytes(key, &Bytes::copy_from_slice(bytes))
+    }
+
+    fn put_shared(&self, key: &str, bytes: &Arc<Vec<u8>>) -> StoreResult<()> {
+        self.put_bytes(key, &Bytes::from_owner(Shared(bytes.clone())))
     }
 
     fn put_if_absent(&self, key: &str, bytes: &[u8]) -> StoreResult<bool> {
         check_key(key)?;
         crash::step("put an object that is not there");
         let done = self.connection.block_on(async {
-            match self.write(key, bytes, When::Absent).await {
+            match self.write(key, &Bytes::copy_from_slice(bytes), When::Absent).await {
                 Ok(_) => Ok(true),
                 // An attempt without an answer may be the one that won.
                 Err(f) if f.kind == Kind::Condition && f.uncertain => self.holds(key, bytes).await,
@@ -336,7 +404,7 @@ impl Store for S3Store {
             }
             let etag = there.etag.ok_or_else(|| Failure::other("the service gives no ETag, without which updates could be lost"))?;
             crash::step("replace an object");
-            match self.write(key, bytes, When::Matches(etag)).await {
+            match self.write(key, &Bytes::copy_from_slice(bytes), When::Matches(etag)).await {
                 Ok(put) => self.bury(key, &put).await.map(|()| true),
                 Err(f) if matches!(f.kind, Kind::Condition | Kind::Missing) && f.uncertain => self.holds(key, bytes).await,
                 Err(f) if matches!(f.kind, Kind::Condition | Kind::Missing) => Ok(false),

@@ -7,9 +7,10 @@ use super::errors::{Failure, Kind};
 use super::{Put, S3Store, shaped};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
+use bytes::Bytes;
 use std::time::Duration;
 
-/// Bytes of a part: at least 5 MiB.
+/// Fewest bytes of a part; services take no less than 5 MiB.
 const PART: usize = 8 << 20;
 /// Uploads younger than this may be somebody's, in seconds.
 const LEFTOVER_AGE: i64 = 3600;
@@ -17,7 +18,7 @@ const LEFTOVER_AGE: i64 = 3600;
 const ABORT: Duration = Duration::from_secs(5);
 
 impl S3Store {
-    pub(super) async fn write_parts(&self, key: &str, bytes: &[u8]) -> Result<Put, Failure> {
+    pub(super) async fn write_parts(&self, key: &str, bytes: &Bytes) -> Result<Put, Failure> {
         let upload = self.begin(key).await?;
         match self.parts(key, &upload, bytes).await {
             Ok(put) => Ok(put),
@@ -39,13 +40,15 @@ impl S3Store {
                 answer.upload_id().map(str::to_string).ok_or_else(|| Failure::other("the service gives the upload no id"))
             })
             .await
+            .map_err(|failure| self.with_key(failure))
     }
 
-    async fn parts(&self, key: &str, upload: &str, bytes: &[u8]) -> Result<Put, Failure> {
+    async fn parts(&self, key: &str, upload: &str, bytes: &Bytes) -> Result<Put, Failure> {
         let mut sending = Vec::new();
-        for (n, part) in bytes.chunks(PART).enumerate() {
-            let number = n as i32 + 1;
-            sending.push(Box::pin(self.part(key, upload, number, part)));
+        let mut rest = bytes.clone();
+        while !rest.is_empty() {
+            let part = rest.split_to(part_len(bytes.len()).min(rest.len()));
+            sending.push(Box::pin(self.part(key, upload, sending.len() as i32 + 1, part)));
         }
         let done = all(sending).await?;
         let completed = CompletedMultipartUpload::builder().set_parts(Some(done)).build();
@@ -70,15 +73,13 @@ impl S3Store {
         }
     }
 
-    async fn part(&self, key: &str, upload: &str, number: i32, bytes: &[u8]) -> Result<CompletedPart, Failure> {
+    async fn part(&self, key: &str, upload: &str, number: i32, bytes: Bytes) -> Result<CompletedPart, Failure> {
         self.connection
             .call(Verb::Put, bytes.len() as u64, || async {
                 let request = self.connection.client.upload_part().bucket(&self.options.bucket).key(self.full(key));
                 let request = request.upload_id(upload).part_number(number).checksum_algorithm(ChecksumAlgorithm::Crc32);
-                let request = request.body(ByteStream::from(bytes.to_vec())).customize();
-                // TLS keeps what is on the way from being altered, and nobody stands between two programs of one machine: signing each byte
-                // as well, which the SDK does for all that is in memory, costs both sides another hash of it. The checksum goes along in any case.
-                let request = if self.options.is_private_way() { request.disable_payload_signing() } else { request };
+                let request = request.body(ByteStream::from(bytes.clone())).customize();
+                let request = if self.is_signed_without_body(bytes.len()) { request.disable_payload_signing() } else { request };
                 let answer = request.send().await?;
                 Ok(CompletedPart::builder()
                     .part_number(number)
@@ -136,6 +137,12 @@ impl S3Store {
             from = next;
         }
     }
+}
+
+/// Bytes of each part but the last: as few parts as there can be, of about the same length. A pack is a little longer than two of the
+/// shortest, and a part of a few bytes would cost as many requests as a long one, when it is sent and whenever it is read.
+fn part_len(len: usize) -> usize {
+    len.div_ceil((len / PART).max(1))
 }
 
 /// All of them at once, on this task; the first failure ends it.

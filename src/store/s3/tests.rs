@@ -67,7 +67,10 @@ fn large_objects_go_in_parts() {
     store.put("packs/crm/aa/big", &bytes).unwrap();
     assert_eq!(store.get("packs/crm/aa/big").unwrap(), bytes);
     assert_eq!(store.get_range("packs/crm/aa/big", 20 << 20, 5).unwrap(), bytes[20 << 20..]);
-    assert_eq!(fake.bucket().log.iter().filter(|l| l.starts_with("UploadPart")).count(), 3);
+    assert_eq!(fake.bucket().log.iter().filter(|l| l.starts_with("UploadPart")).count(), 2, "parts of the same length, and no short one");
+    let shared = std::sync::Arc::new(bytes.clone());
+    store.put_shared("packs/crm/aa/shared", &shared).unwrap();
+    assert_eq!(store.get("packs/crm/aa/shared").unwrap(), bytes);
     // A part that is lost twice, and a completion whose answer is lost.
     fake.fail(Op::Put, 2, Fault::Lost);
     store.put("packs/crm/aa/big2", &bytes).unwrap();
@@ -384,7 +387,7 @@ fn conforms_on_a_real_server() {
         conformance::all(&store);
         let big: Vec<u8> = (0..(20 << 20) + 5u32).map(|i| (i % 251) as u8).collect();
         store.put("packs/crm/aa/big", &big).unwrap();
-        assert_eq!(store.get_range("packs/crm/aa/big", (8 << 20) - 3, 6).unwrap(), big[(8 << 20) - 3..(8 << 20) + 3]);
+        assert_eq!(store.get_range("packs/crm/aa/big", (10 << 20) - 3, 9).unwrap(), big[(10 << 20) - 3..(10 << 20) + 6]);
         assert!(store.get("packs/crm/aa/big").unwrap() == big);
         let keys: Vec<String> = (0..30).map(|n| format!("packs/crm/bb/{n}")).collect();
         keys.iter().for_each(|k| store.put(k, b"x").unwrap());
