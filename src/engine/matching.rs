@@ -72,8 +72,10 @@ pub struct Matches {
 /// Limits of a search.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Bytes of written pages kept in memory per entry: half of what the configuration allows.
+    /// Bytes of written pages kept in memory per entry.
     pub overlay: usize,
+    /// Bytes of memory of one archive that is worked on, all in all.
+    pub memory: u64,
     /// Whether an edited database is checked as a whole, however large.
     pub whole: bool,
 }
@@ -182,9 +184,10 @@ fn editor_for<'k>(
     Ok(match kind {
         Serves::Sqlite => {
             // The reader keeps opened chunks already, for all entries.
-            let memory = 2 * limits.overlay as u64;
+            let memory = limits.memory;
             let limits = overlay::Limits {
                 overlay: limits.overlay as u64,
+                value: memory / 2,
                 runs: memory / 64,
                 page_cache: memory / 32,
                 always_whole: limits.whole,
@@ -193,7 +196,7 @@ fn editor_for<'k>(
             Box::new(SqliteEditor::open(content, view.dataset.token_key(), limits)?)
         }
         Serves::Records(format) => {
-            let memory = 2 * limits.overlay as u64;
+            let memory = limits.memory;
             Box::new(RecordsEditor::new(content, format, &map.collections[collections[0]], view.dataset.token_key(), memory)?)
         }
         Serves::Path => return Err(Error::format(entry.display_path(), "is a record as a whole and has none inside")),

@@ -49,7 +49,7 @@ fn search<'k>(
     subject: &Subject,
 ) -> Result<(Vec<Bound<'k>>, Matches)> {
     let archive = view.open(head);
-    let limits = Limits { overlay: session.config.memory as usize / 2, whole: false };
+    let limits = Limits { overlay: session.config.memory as usize / 2, memory: session.config.memory, whole: false };
     let mut bound = bind(&config.map, view, &archive, limits, &session.env)?;
     let mut wanted = Wanted::new(&config.map, view.dataset.token_key(), &[Person::Plain(subject)])?;
     let matches = find_all(&config.map, &archive, &mut bound, &mut wanted, &[searcher(config, subject)?], &session.env)?;
@@ -120,7 +120,7 @@ pub fn count_by_tokens(
     people: &[&[IdentityTokens]],
 ) -> Result<Vec<BTreeMap<String, u64>>> {
     let archive = view.open(head);
-    let limits = Limits { overlay: session.config.memory as usize / 2, whole: false };
+    let limits = Limits { overlay: session.config.memory as usize / 2, memory: session.config.memory, whole: false };
     let mut out = Vec::new();
     for tokens in people {
         let mut bound = bind(&config.map, view, &archive, limits, &session.env)?;

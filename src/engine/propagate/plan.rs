@@ -260,7 +260,7 @@ pub fn search<'k>(
     scope: Scope,
 ) -> Result<Searched<'k>> {
     let map = &config.map;
-    let limits = Limits { overlay: session.config.memory as usize / 4, whole: scope == Scope::Full };
+    let limits = Limits { overlay: session.config.memory as usize / 8, memory: session.config.memory / 2, whole: scope == Scope::Full };
     let mut bound = bind(map, view, archive, limits, &session.env)?;
     let who: Vec<Person<'_>> = people.subjects().map(Person::Plain).collect();
     let mut wanted = Wanted::new(map, view.dataset.token_key(), &who)?;

@@ -21,7 +21,7 @@ fn bounds(overlay: &Mutex<Overlay>, limits: &Limits) -> Bounds {
         path: overlay.path(),
         stop: overlay.stop(),
         steps: STEPS.saturating_add(overlay.base_len().saturating_mul(STEPS_PER_BYTE)),
-        longest: limits.overlay.max(MAX_RECORD as u64),
+        longest: limits.value.max(MAX_RECORD as u64),
     }
 }
 

@@ -19,6 +19,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Limits {
     /// Pages written and kept aside until the edit is finished. What is written beyond it goes to [`Spill`].
     pub overlay: u64,
+    /// Bytes of the longest value that is read, if not less than a record may have anyway.
+    pub value: u64,
     /// Runs of the archive kept open for reading.
     pub runs: u64,
     /// SQLite's page cache.
@@ -31,7 +33,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { overlay: 128 << 20, runs: 32 << 20, page_cache: 16 << 20, whole_check: 64 << 20, always_whole: false }
+        Limits { overlay: 128 << 20, value: 128 << 20, runs: 32 << 20, page_cache: 16 << 20, whole_check: 64 << 20, always_whole: false }
     }
 }
 

@@ -105,6 +105,6 @@ fn a_value_that_does_not_fit_into_memory_is_an_error_that_says_so() {
         editor.visit_values(&mut |v| longest = longest.max(v.len())).map(|_| longest).map_err(|e| e.to_string())
     };
     assert_eq!(visit(Limits::default()), Ok(34_000_000));
-    let error = visit(Limits { overlay: 1 << 20, ..Limits::default() }).unwrap_err();
+    let error = visit(Limits { value: 1 << 20, ..Limits::default() }).unwrap_err();
     assert!(error.contains("crm.db: a row or a value in it is longer than 32505856 bytes"), "{error}");
 }
