@@ -45,10 +45,15 @@ fn read(path: &Path) -> Result<String> {
 /// Checks a configuration's text. `path` names it in findings, and relative paths in it start from its folder; data map files that
 /// it names are read.
 pub fn parse(text: &str, path: &Path) -> Result<Config> {
+    parse_with(text, path, read)
+}
+
+/// The same; `read` reads the data map files.
+pub(crate) fn parse_with(text: &str, path: &Path, read: fn(&Path) -> Result<String>) -> Result<Config> {
     let (raw, file) = document::<RawConfig>(text, path).map_err(Error::Config)?;
     // Nothing rather than `.`: paths are shown as they were written.
     let folder = path.parent().filter(|p| *p != Path::new(".")).unwrap_or(Path::new("")).to_path_buf();
-    let mut loader = Loader { folder, files: vec![file], findings: Vec::new() };
+    let mut loader = Loader { folder, files: vec![file], findings: Vec::new(), read };
     let config = loader.config(&raw, path);
     match config {
         Some(config) if loader.findings.is_empty() => Ok(config),
@@ -84,6 +89,7 @@ pub(super) struct Loader {
     /// The configuration first, then data map files.
     files: Vec<File>,
     findings: Vec<ConfigFinding>,
+    read: fn(&Path) -> Result<String>,
 }
 
 impl Loader {
@@ -227,7 +233,7 @@ impl Loader {
         let path = self.folder.join(file);
         // Shown as one gets there from where the configuration was named.
         let path = path.strip_prefix(".").map(Path::to_path_buf).unwrap_or(path);
-        let text = read(&path).map_err(|e| match e {
+        let text = (self.read)(&path).map_err(|e| match e {
             Error::Config(findings) => Ok(findings),
             other => Err(other),
         })?;

@@ -2,7 +2,7 @@
 
 use super::event::{ArchiveOutcome, Counts, Event, IdentityTokens, StorageFinding, StoreListing, Verdict};
 use crate::policy::{self, clocks::Progress};
-use crate::repository::{ArchiveId, Ledger};
+use crate::repository::{ArchiveId, Ledger, LedgerEntry};
 use crate::{Error, Result};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -179,8 +179,12 @@ impl State {
 
     /// Folds a ledger.
     pub fn fold(ledger: &Ledger) -> Result<State> {
+        State::fold_entries(ledger.entries())
+    }
+
+    pub(crate) fn fold_entries(entries: &[LedgerEntry]) -> Result<State> {
         let mut state = State::default();
-        for entry in ledger.entries() {
+        for entry in entries {
             let event: Event =
                 entry.body.deserialized().map_err(|e| Error::damaged(format!("ledger entry {}", entry.seq), e.to_string()))?;
             state.apply(entry.seq, entry.at, &entry.actor, event);

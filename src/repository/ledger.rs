@@ -63,12 +63,16 @@ fn origin(repository: &RepoId) -> [u8; 32] {
 }
 
 fn open(repository: &Repository, key: &str, bytes: &[u8]) -> Result<LedgerEntry> {
-    let plain = repository.sealer().open(Purpose::Ledger, key, bytes)?;
-    let Stored { seq, at, actor, prev, body } = cbor::decode(key, &plain)?;
-    if self::key(seq) != key {
-        return Err(Error::damaged(key, format!("it holds entry {seq}")));
+    let entry = decode(key, &repository.sealer().open(Purpose::Ledger, key, bytes)?)?;
+    if self::key(entry.seq) != key {
+        return Err(Error::damaged(key, format!("it holds entry {}", entry.seq)));
     }
-    Ok(LedgerEntry { seq, at, actor, prev, hash: *blake3::hash(&plain).as_bytes(), body })
+    Ok(entry)
+}
+
+pub(super) fn decode(key: &str, plain: &[u8]) -> Result<LedgerEntry> {
+    let Stored { seq, at, actor, prev, body } = cbor::decode_any(key, plain)?;
+    Ok(LedgerEntry { seq, at, actor, prev, hash: *blake3::hash(plain).as_bytes(), body })
 }
 
 impl Ledger {
@@ -140,8 +144,7 @@ impl Ledger {
             let key = key(seq);
             let plain = cbor::encode(&Stored { seq, at: repository.env().now(), actor: actor.to_string(), prev, body })?;
             if repository.sealer().put(&*repository.location().keys, Purpose::Ledger, &key, &plain, How::IfAbsent)?.is_some() {
-                let Stored { seq, at, actor, prev, body } = cbor::decode(&key, &plain)?;
-                self.entries.push(LedgerEntry { seq, at, actor, prev, hash: *blake3::hash(&plain).as_bytes(), body });
+                self.entries.push(decode(&key, &plain)?);
                 return Ok(seq);
             }
             self.catch_up()?;

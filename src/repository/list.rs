@@ -167,7 +167,7 @@ impl Chunks<'_> {
     }
 }
 
-fn decode(bytes: &[u8]) -> Result<Arc<[Arc<Entry>]>> {
+pub(super) fn decode(bytes: &[u8]) -> Result<Arc<[Arc<Entry>]>> {
     let mut out = Vec::new();
     let mut at = 0;
     while at < bytes.len() {

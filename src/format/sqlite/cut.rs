@@ -1,12 +1,15 @@
 //! Cutting a database into runs on its way into an archive: scrubbed page by page, each run with its identity block.
 
+use super::connect::STEPS;
 use super::marks::Layout;
 use super::schema::Schema;
 use super::scrub::{SchemaPages, ScrubPlan, Scrubbed, Tag, schema_pages};
-use super::vfs::{Database, Medium};
+use super::vfs::{Bounds, Database, Medium};
 use super::{Image, RUN};
 use crate::datamap::{DataMap, TokenKey};
+use crate::env::Stop;
 use crate::format::Marks;
+use crate::format::cutter::MAX_RECORD;
 use crate::{Error, Result};
 use std::sync::{Arc, Mutex};
 
@@ -45,7 +48,8 @@ pub fn schema_of(image: &dyn Image) -> Result<(Schema, Database)> {
         bytes.fill(1); // no write-ahead log: there is none to look for
     }
     let medium = SchemaOnly { pages, page: header.page, len: header.offset(header.pages) + header.page as u64 };
-    let db = Database::open(Arc::new(Mutex::new(medium)), false)?;
+    let bounds = Bounds { path: image.path(), stop: Stop::default(), steps: STEPS, longest: MAX_RECORD as u64 };
+    let db = Database::bounded(Arc::new(Mutex::new(medium)), false, bounds)?;
     let _ = db.connection().pragma_update(None, "temp_store", "MEMORY");
     let schema = Schema::load(db.connection()).map_err(|e| match e {
         Error::Sqlite { source, .. } => Error::format(image.path(), format!("its schema cannot be read: {source}")),

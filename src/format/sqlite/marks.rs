@@ -370,9 +370,13 @@ fn strip_scope<'k>(key: &'k str, table: &str) -> Option<&'k str> {
     head.eq_ignore_ascii_case(table).then(|| key.get(table.len()..)?.strip_prefix('(')).flatten()
 }
 
+/// More fields than any probe has.
+const MOST_FIELDS: usize = 32;
+
 /// Reads [`crate::datamap::Probe::key`] back. Names may hold any character, so the table's own columns decide where one ends.
 fn parse_key(key: &str, table: &Table) -> Option<Vec<(String, Normalize)>> {
-    fn fields(rest: &str, table: &Table) -> Option<Vec<(String, Normalize)>> {
+    fn fields(rest: &str, table: &Table, most: usize) -> Option<Vec<(String, Normalize)>> {
+        let most = most.checked_sub(1)?;
         table.columns.iter().find_map(|column| {
             let head = rest.get(..column.name.len())?;
             let rest = rest.get(column.name.len()..)?.strip_prefix(':').filter(|_| head.eq_ignore_ascii_case(&column.name))?;
@@ -383,13 +387,13 @@ fn parse_key(key: &str, table: &Table) -> Option<Vec<(String, Normalize)>> {
             match rest {
                 ")" => Some(out),
                 _ => {
-                    out.extend(fields(rest.strip_prefix(',')?, table)?);
+                    out.extend(fields(rest.strip_prefix(',')?, table, most)?);
                     Some(out)
                 }
             }
         })
     }
-    fields(strip_scope(key, &table.name)?, table)
+    fields(strip_scope(key, &table.name)?, table, MOST_FIELDS)
 }
 
 /// The number of the covered probe that reads exactly these columns of a table, as they are.

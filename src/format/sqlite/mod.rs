@@ -23,6 +23,8 @@ pub mod editor;
 mod emit;
 mod foreign;
 mod fulltext;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod levels;
 pub mod marks;
 pub mod overlay;
