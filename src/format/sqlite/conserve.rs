@@ -10,7 +10,8 @@
 //! - **overflow pages** have changed only where rows that were to be rewritten continue;
 //! - **pages hold together**: rows ascend and lie where a search from the root arrives, entries that stay keep their order, bytes add up.
 //!
-//! SQLite's order of index keys across pages is trusted: nothing of ours moves a cell.
+//! SQLite's order of index keys across pages is trusted, since nothing of ours moves a cell; and so is what it writes into the index entries of
+//! rewritten rows.
 
 mod due;
 mod place;
