@@ -32,6 +32,9 @@ pub mod engine;
 pub mod env;
 pub mod error;
 pub mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod policy;
 pub mod repository;
 pub mod source;

@@ -629,6 +629,39 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+#[test]
+fn a_restore_that_broke_off_is_completed_over_what_it_left() {
+    let place = Place::new();
+    let mut n = 1u64;
+    for name in ["a", "b", "c", "d"] {
+        let mut noise = || {
+            n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (n >> 56) as u8
+        };
+        std::fs::write(place.path("data").join(name), (0..300_000).map(|_| noise()).collect::<Vec<u8>>()).unwrap();
+    }
+    place.at("2026-11-01T02:00:00Z", &["backup"]);
+    let packs = objects(&place.path("backups/packs"));
+    let (pack, whole) = packs.into_iter().max_by_key(|(_, bytes)| bytes.len()).unwrap();
+    // Somewhere in it is a file that comes after another one.
+    let broke_off = (0..whole.len()).step_by(whole.len() / 10).find_map(|at| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        std::fs::write(&pack, bytes).unwrap();
+        let _ = std::fs::remove_dir_all(place.path("out"));
+        let out = place.run(None, &["restore", "latest", "--to", "out"]);
+        (out.status.code() == Some(6) && std::fs::read_dir(place.path("out")).is_ok_and(|mut d| d.next().is_some())).then_some(out)
+    });
+    refused(&broke_off.unwrap(), 6, &["damaged", "the same command with --overwrite completes it"], "a restore that broke off");
+    std::fs::write(&pack, whole).unwrap();
+    place.fails(&["restore", "latest", "--to", "out"], 2, &["not empty", "--overwrite"]);
+    place.ok(&["restore", "latest", "--to", "out", "--overwrite"]);
+    for name in ["list.csv", "crm.db", "a", "d"] {
+        let (source, restored) = (place.path("data").join(name), place.path("out/data").join(name));
+        assert_eq!(std::fs::read(source).unwrap().len(), std::fs::read(restored).unwrap().len());
+    }
+}
+
 /// A dataset that is never finished with, and a backup of it that has begun.
 fn slow_backup(place: &Place) -> std::process::Child {
     place.write(

@@ -45,10 +45,15 @@ fn read(path: &Path) -> Result<String> {
 /// Checks a configuration's text. `path` names it in findings, and relative paths in it start from its folder; data map files that
 /// it names are read.
 pub fn parse(text: &str, path: &Path) -> Result<Config> {
+    parse_with(text, path, read)
+}
+
+/// The same; `read` reads the data map files.
+pub(crate) fn parse_with(text: &str, path: &Path, read: fn(&Path) -> Result<String>) -> Result<Config> {
     let (raw, file) = document::<RawConfig>(text, path).map_err(Error::Config)?;
     // Nothing rather than `.`: paths are shown as they were written.
     let folder = path.parent().filter(|p| *p != Path::new(".")).unwrap_or(Path::new("")).to_path_buf();
-    let mut loader = Loader { folder, files: vec![file], findings: Vec::new() };
+    let mut loader = Loader { folder, files: vec![file], findings: Vec::new(), read };
     let config = loader.config(&raw, path);
     match config {
         Some(config) if loader.findings.is_empty() => Ok(config),
@@ -84,6 +89,7 @@ pub(super) struct Loader {
     /// The configuration first, then data map files.
     files: Vec<File>,
     findings: Vec<ConfigFinding>,
+    read: fn(&Path) -> Result<String>,
 }
 
 impl Loader {
@@ -135,7 +141,7 @@ impl Loader {
         if raw.actor.as_deref().is_some_and(|a| a.trim().is_empty() || a.chars().any(char::is_control)) {
             self.find("/actor", "actor: a name is needed");
         }
-        let state_dir = raw.state_dir.as_deref().map(|dir| self.folder.join(dir));
+        let state_dir = raw.state_dir.as_deref().map(|dir| self.below(dir));
         let mut datasets = std::collections::BTreeMap::new();
         let own_keys = keys.as_ref().and_then(Option::as_ref).filter(|_| raw.keys_s3.is_some());
         for (name, raw) in &raw.datasets {
@@ -158,12 +164,21 @@ impl Loader {
         })
     }
 
+    /// A path as written, from the configuration's folder; `./` says nothing behind another folder.
+    fn below(&self, written: &str) -> PathBuf {
+        let path = self.folder.join(written);
+        match written.strip_prefix("./").map(|rest| rest.trim_start_matches('/')) {
+            Some(rest) if !self.folder.as_os_str().is_empty() && !rest.is_empty() => self.folder.join(rest),
+            _ => path,
+        }
+    }
+
     fn place(&mut self, text: &str, s3: &Options, pointer: &str) -> Option<RepositoryAt> {
         let parsed = match text.split_once("://") {
             Some(("s3", rest)) => place::at(rest, s3).map(|at| RepositoryAt::S3(Box::new(at))),
             Some((scheme, _)) => Err(format!("places of the kind {scheme}:// are not known; expected a folder or s3://bucket/prefix")),
             None if text.trim().is_empty() => Err("expected a folder or s3://bucket/prefix".to_string()),
-            None => Ok(RepositoryAt::Local(self.folder.join(text))),
+            None => Ok(RepositoryAt::Local(self.below(text))),
         };
         parsed.map_err(|what| self.find(pointer, what)).ok()
     }
@@ -227,7 +242,7 @@ impl Loader {
         let path = self.folder.join(file);
         // Shown as one gets there from where the configuration was named.
         let path = path.strip_prefix(".").map(Path::to_path_buf).unwrap_or(path);
-        let text = read(&path).map_err(|e| match e {
+        let text = (self.read)(&path).map_err(|e| match e {
             Error::Config(findings) => Ok(findings),
             other => Err(other),
         })?;
@@ -285,7 +300,7 @@ impl Loader {
                     return None;
                 };
                 let entry = entry(base)?;
-                Some(Source::Sqlite { path: self.folder.join(path), entry })
+                Some(Source::Sqlite { path: self.below(path), entry })
             }
             (_, _, Some(command)) => {
                 let entry = entry(format!("{dataset}.out"))?;
@@ -321,7 +336,7 @@ impl Loader {
                             let other = paths.get(other).map(String::as_str).unwrap_or_default();
                             self.find(&pointer(i), format!("source: {path:?} and {other:?} would be stored over each other"));
                         }
-                        None => roots.push(Root { path: self.folder.join(path), stored }),
+                        None => roots.push(Root { path: self.below(path), stored }),
                     }
                 }
                 Err(what) => self.find(&pointer(i), format!("source: {path:?}: {what}")),

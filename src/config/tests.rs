@@ -74,10 +74,10 @@ fn findings(text: &str) -> Vec<String> {
 #[test]
 fn the_example_loads_and_says_what_is_written() {
     let config = config(EXAMPLE);
-    assert_eq!(config.repository, RepositoryAt::Local(PathBuf::from("etc/./backups")));
+    assert_eq!(config.repository, RepositoryAt::Local(PathBuf::from("etc/backups")));
     assert_eq!((config.memory, config.compression_level), (256 << 20, 3));
     let crm = &config.datasets["crm"];
-    assert!(matches!(&crm.source, Source::Paths { roots, .. } if roots[0].stored == "data" && roots[0].path == Path::new("etc/./data")));
+    assert!(matches!(&crm.source, Source::Paths { roots, .. } if roots[0].stored == "data" && roots[0].path == Path::new("etc/data")));
     assert_eq!((crm.retention.max_archives, crm.retention.min_archives, crm.retention.max_age), (Some(30), 3, Some(Period::days(90))));
     assert_eq!((crm.erasure.mode, crm.erasure.cooling_off), (Mode::Rewrite, Period::days(3)));
     assert_eq!(crm.map.unmapped, Unmapped::Halt);
@@ -123,7 +123,7 @@ fn sources_of_every_kind_are_read() {
     let source =
         |yaml: &str| config(&format!("version: 1\nrepository: r\ndatasets:\n  d:\n    source: {yaml}\n")).datasets["d"].source.clone();
     assert!(
-        matches!(source("{sqlite: ./db/crm.db}"), Source::Sqlite { path, entry } if entry == "crm.db" && path == Path::new("etc/./db/crm.db"))
+        matches!(source("{sqlite: ./db/crm.db}"), Source::Sqlite { path, entry } if entry == "crm.db" && path == Path::new("etc/db/crm.db"))
     );
     assert!(
         matches!(source("{command: pg_dump shop}"), Source::Command { argv, entry } if entry == "d.out" && argv == ["sh", "-c", "pg_dump shop"])

@@ -146,13 +146,25 @@ pub struct Outgoing {
     pub listed: Listed,
 }
 
+/// With a hole in the ledger nobody knows which erasures must be applied.
+fn whole_ledger(session: &Session) -> Result<()> {
+    session.ledger().check().map_err(|e| match e {
+        Error::Damaged { object, detail } => Error::damaged(
+            object,
+            format!(
+                "{detail}. Without it nobody knows which erasures must be applied, so nothing is handed out: put the object back from a copy of the \
+                 place of the keys. scripts/recover.py restores without the ledger, and applies no erasure that an archive does not have yet"
+            ),
+        ),
+        other => other,
+    })
+}
+
 /// Opens an archive for handing out, through the gate.
 pub fn outgoing(session: &Session, wanted: &str, bypass: Option<&Bypass>) -> Result<Outgoing> {
-    // With a hole in the ledger nobody knows which erasures must be applied.
-    session.ledger().check()?;
+    whole_ledger(session)?;
     let listed = session.find_archive(wanted)?;
-    // With entries of the ledger missing, nobody knows who was erased.
-    session.ledger().check()?;
+    whole_ledger(session)?;
     let known = session.ledger().head().0;
     if listed.head.ledger_epoch > known {
         return Err(Error::damaged(

@@ -312,7 +312,7 @@ pub fn write(session: &Session, out: &Outgoing, to: &Path, options: &Options) ->
             true => Batches::far(jobs, &out.archive.reader),
         };
         let walked = selected(out, &selection, |entry, pieces| {
-            session.env.stop.check("what was restored so far is incomplete; empty the target and run the same command again")?;
+            session.env.stop.check("what was restored so far is incomplete; the same command with --overwrite completes it")?;
             if stop.load(Ordering::SeqCst) {
                 return Err(Error::Interrupted("a worker failed".into()));
             }
@@ -361,7 +361,7 @@ fn write_batch(session: &Session, out: &Outgoing, target: &Target, parts: &[Part
     let put = |part: &Part, plain: &[u8]| {
         if session.env.stop.requested() {
             return Err(Error::Interrupted(
-                "what was restored so far is incomplete; empty the target and run the same command again".into(),
+                "what was restored so far is incomplete; the same command with --overwrite completes it".into(),
             ));
         }
         if plain.len() as u64 != part.piece.len() {

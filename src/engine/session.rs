@@ -144,7 +144,7 @@ impl Session {
         let ledger = self.ledger();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.seq != ledger.head().0 {
-            Arc::make_mut(&mut state).follow(&ledger)?;
+            Arc::make_mut(&mut state).follow(ledger.entries())?;
         }
         Ok(state.clone())
     }

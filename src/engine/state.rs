@@ -2,7 +2,7 @@
 
 use super::event::{ArchiveOutcome, Counts, Event, IdentityTokens, StorageFinding, StoreListing, Verdict};
 use crate::policy::{self, clocks::Progress};
-use crate::repository::{ArchiveId, Ledger};
+use crate::repository::{ArchiveId, Ledger, LedgerEntry};
 use crate::{Error, Result};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -184,15 +184,23 @@ impl State {
 
     /// Folds a ledger.
     pub fn fold(ledger: &Ledger) -> Result<State> {
+        State::fold_entries(ledger.entries())
+    }
+
+    pub(crate) fn fold_entries(entries: &[LedgerEntry]) -> Result<State> {
         let mut state = State::default();
-        state.follow(ledger)?;
+        state.apply_all(entries)?;
         Ok(state)
     }
 
-    /// Goes on with what was appended to the ledger.
-    pub fn follow(&mut self, ledger: &Ledger) -> Result<()> {
-        let known = ledger.entries().partition_point(|entry| entry.seq <= self.seq);
-        for entry in ledger.entries().iter().skip(known) {
+    /// Goes on with the entries that were appended.
+    pub fn follow(&mut self, entries: &[LedgerEntry]) -> Result<()> {
+        let known = entries.partition_point(|entry| entry.seq <= self.seq);
+        self.apply_all(entries.get(known..).unwrap_or_default())
+    }
+
+    fn apply_all(&mut self, entries: &[LedgerEntry]) -> Result<()> {
+        for entry in entries {
             self.apply(entry.seq, entry.at, &entry.actor, entry.body()?);
             self.seq = entry.seq;
         }

@@ -21,6 +21,20 @@ pub fn decode<T: DeserializeOwned>(object: &str, bytes: &[u8]) -> Result<T> {
     }
 }
 
+/// How deep the values may be nested that [`decode_any`] reads.
+const DEPTH: usize = 64;
+
+/// Decodes exactly one value of a type that may hold anything ([`ciborium::Value`]): nested too deep, it is an error and not the end of the stack.
+pub fn decode_any<T: DeserializeOwned>(object: &str, bytes: &[u8]) -> Result<T> {
+    let mut rest = bytes;
+    let value = ciborium::de::from_reader_with_recursion_limit(&mut rest, DEPTH);
+    let value = value.map_err(|_| Error::damaged(object, "its fields are not as expected"))?;
+    match rest.len() {
+        0 => Ok(value),
+        more => Err(Error::damaged(object, format!("{more} bytes too many"))),
+    }
+}
+
 /// Decodes the first of several values that stand back to back, and says how many bytes it takes.
 pub fn decode_first<T: DeserializeOwned>(object: &str, bytes: &[u8]) -> Result<(T, usize)> {
     let mut decoder = minicbor_serde::Deserializer::new(bytes);

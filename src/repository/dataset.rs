@@ -78,7 +78,7 @@ impl Dataset {
         Ok(Dataset::from_secret(name, &Key::new(Zeroizing::new(stored.secret))))
     }
 
-    fn from_secret(name: &str, secret: &Key) -> Dataset {
+    pub(super) fn from_secret(name: &str, secret: &Key) -> Dataset {
         Dataset {
             name: name.to_string(),
             chunk_key: secret.derive(b"reseal/v1/chunk-id"),

@@ -56,6 +56,13 @@ struct Stored {
     objects: Vec<(String, ByteBuf)>,
 }
 
+/// Of any version of the file.
+#[derive(Deserialize)]
+struct Version {
+    #[serde(default)]
+    version: u64,
+}
+
 impl Export {
     /// The file: magic, BLAKE3 of the rest, CBOR. The digest only tells a rotten file from another secret; what is in it is sealed and chained.
     pub fn encode(&self) -> Result<Vec<u8>> {
@@ -73,13 +80,11 @@ impl Export {
             return Err(Error::damaged(name, "its digest does not fit: it is cut off or altered"));
         }
         // The version before the rest: a later one may have other fields.
-        let any: ciborium::Value = cbor::decode(name, body)?;
-        let field = |name: &str| any.as_map()?.iter().find(|(k, _)| k.as_text() == Some(name)).map(|(_, v)| v.clone());
-        let version = field("version").and_then(|v| v.as_integer());
-        if version != Some(VERSION.into()) {
+        let Version { version } = cbor::decode(name, body)?;
+        if version != u64::from(VERSION) {
             return Err(Error::Refused(format!("{name} is of a version that this program does not know: use a newer reseal")));
         }
-        let stored: Stored = any.deserialized().map_err(|_| Error::damaged(name, "its fields are not as expected"))?;
+        let stored: Stored = cbor::decode(name, body)?;
         let mut objects = BTreeMap::new();
         for (key, bytes) in stored.objects {
             let known = PREFIXES.iter().any(|p| key.starts_with(p)) && crate::store::check_key(&key).is_ok();

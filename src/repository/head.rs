@@ -84,7 +84,7 @@ pub(super) fn digest(plain: &[u8]) -> String {
     blake3::hash(plain).to_hex().to_string()
 }
 
-fn parse_name(name: &str) -> Option<(ArchiveId, u32)> {
+pub(super) fn parse_name(name: &str) -> Option<(ArchiveId, u32)> {
     let (archive, generation) = name.split_once('.')?;
     let number: u32 = generation.parse().ok()?;
     (number > 0 && number.to_string() == generation).then_some((archive.parse().ok()?, number))

@@ -35,30 +35,30 @@ const DOMAIN: &[u8] = b"reseal/v1/intake\0";
 
 /// The plaintext of an intake's head.
 #[derive(Serialize, Deserialize)]
-struct Signed {
-    payload: ByteBuf,
+pub(super) struct Signed {
+    pub payload: ByteBuf,
     #[serde(with = "serde_bytes")]
-    signature: [u8; 64],
+    pub signature: [u8; 64],
 }
 
 #[derive(Serialize, Deserialize)]
-struct Payload {
-    host: HostId,
+pub(super) struct Payload {
+    pub host: HostId,
     /// CBOR of the head.
-    head: ByteBuf,
+    pub head: ByteBuf,
     /// Packs, and BLAKE3 of their sheets' objects.
-    sheets: Vec<(PackId, ByteBuf)>,
+    pub sheets: Vec<(PackId, ByteBuf)>,
 }
 
 fn folder(dataset: &str, archive: &ArchiveId) -> String {
     format!("intake/{dataset}/{archive}")
 }
 
-fn head_key(dataset: &str, archive: &ArchiveId) -> String {
+pub(super) fn head_key(dataset: &str, archive: &ArchiveId) -> String {
     format!("{}/head", folder(dataset, archive))
 }
 
-fn sheet_key(dataset: &str, archive: &ArchiveId, pack: &PackId) -> String {
+pub(super) fn sheet_key(dataset: &str, archive: &ArchiveId, pack: &PackId) -> String {
     format!("{}/sheets/{pack}", folder(dataset, archive))
 }
 
@@ -66,7 +66,7 @@ fn info(repository: &RepoId, key: &str) -> Vec<u8> {
     [DOMAIN, &repository.0, key.as_bytes()].concat()
 }
 
-fn signed_message(repository: &RepoId, key: &str, payload: &[u8]) -> Vec<u8> {
+pub(super) fn signed_message(repository: &RepoId, key: &str, payload: &[u8]) -> Vec<u8> {
     [DOMAIN, &repository.0, key.as_bytes(), b"\0", payload].concat()
 }
 
@@ -141,7 +141,7 @@ impl Outbox {
         known::load(&*self.location.keys, &self.host, &self.dataset)
     }
 
-    fn post(&self, key: &str, plain: &[u8]) -> Result<[u8; 32]> {
+    pub(super) fn post(&self, key: &str, plain: &[u8]) -> Result<[u8; 32]> {
         let sealed = letter::seal(&self.public, &info(&self.params.id, key), plain, &*self.env.random)?;
         let bytes = [MAGIC.as_slice(), &sealed].concat();
         self.location.keys.put(key, &bytes)?;

@@ -20,7 +20,7 @@ const ATTEMPTS: usize = 16;
 
 /// The stored form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Stored {
+pub(super) struct Stored {
     host: String,
     process: ProcessId,
     /// Tells two leases of one process apart.
@@ -60,7 +60,7 @@ fn encode(stored: &Stored) -> Result<Vec<u8>> {
     serde_json::to_vec(stored).map_err(|e| Error::Refused(format!("a lease cannot be written: {e}")))
 }
 
-fn decode(key: &str, bytes: &[u8]) -> Result<Stored> {
+pub(super) fn decode(key: &str, bytes: &[u8]) -> Result<Stored> {
     serde_json::from_slice(bytes).map_err(|_| Error::damaged(key, "not a lease; when no other process works here, delete this object"))
 }
 

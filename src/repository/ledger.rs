@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 const PREFIX: &str = "ledger/";
 /// Other writers that may be first, before appending gives up.
@@ -36,16 +37,16 @@ pub struct LedgerEntry {
 }
 
 impl LedgerEntry {
-    fn decode(key: &str, plain: &[u8]) -> Result<LedgerEntry> {
-        let Stored { seq, at, actor, prev, body: IgnoredAny } = cbor::decode(key, plain)?;
+    pub(super) fn decode(key: &str, plain: &[u8]) -> Result<LedgerEntry> {
+        let Stored { seq, at, actor, prev, body: IgnoredAny } = cbor::decode_any(key, plain)?;
         Ok(LedgerEntry { seq, at, actor, prev, hash: *blake3::hash(plain).as_bytes(), plain: plain.into() })
     }
 
     /// What it says.
     pub fn body<B: DeserializeOwned>(&self) -> Result<B> {
-        let bad = |e: &dyn std::fmt::Display| Error::damaged(format!("ledger entry {}", self.seq), e.to_string());
-        let stored: Stored<Value> = ciborium::from_reader(&*self.plain).map_err(|e| bad(&e))?;
-        stored.body.deserialized().map_err(|e| bad(&e))
+        let name = format!("ledger entry {}", self.seq);
+        let stored: Stored<Value> = cbor::decode_any(&name, &self.plain)?;
+        stored.body.deserialized().map_err(|e| Error::damaged(name, e.to_string()))
     }
 }
 
@@ -75,6 +76,10 @@ fn origin(repository: &RepoId) -> [u8; 32] {
     hasher.update(b"reseal/v1/ledger\0");
     hasher.update(&repository.0);
     *hasher.finalize().as_bytes()
+}
+
+pub(super) fn encode(seq: u64, at: Timestamp, actor: &str, prev: [u8; 32], body: &impl Serialize) -> Result<Zeroizing<Vec<u8>>> {
+    cbor::encode(&Stored { seq, at, actor: actor.to_string(), prev, body })
 }
 
 fn open(repository: &Repository, key: &str, bytes: &[u8]) -> Result<LedgerEntry> {
@@ -153,7 +158,7 @@ impl Ledger {
             let (last, prev) = self.head();
             let seq = last + 1;
             let key = key(seq);
-            let plain = cbor::encode(&Stored { seq, at: repository.env().now(), actor: actor.to_string(), prev, body })?;
+            let plain = encode(seq, repository.env().now(), actor, prev, body)?;
             if repository.sealer().put(&*repository.location().keys, Purpose::Ledger, &key, &plain, How::IfAbsent)?.is_some() {
                 self.entries.push(LedgerEntry::decode(&key, &plain)?);
                 return Ok(seq);

@@ -173,7 +173,7 @@ pub(super) fn list_entries(reader: &ChunkReader, reference: &ChunkRef) -> Result
     })
 }
 
-fn decode(bytes: &[u8]) -> Result<List> {
+pub(super) fn decode(bytes: &[u8]) -> Result<List> {
     let mut out = Vec::new();
     let mut at = 0;
     while at < bytes.len() {

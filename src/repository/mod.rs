@@ -43,6 +43,8 @@ pub mod write;
 
 mod cbor;
 mod fetch;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod recover_test;
 #[cfg(test)]

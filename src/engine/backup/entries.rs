@@ -128,7 +128,7 @@ impl<'p, 'w> Assembly<'p, 'w> {
     }
 
     /// Takes the run of a database.
-    fn run(&mut self, run: sqlite::marks::CutRun<'_>) -> Result<()> {
+    fn run(&mut self, run: sqlite::cut::CutRun<'_>) -> Result<()> {
         let asked = self.asked.take().filter(|_| run.as_asked);
         let id = asked.unwrap_or_else(|| self.pipeline.id(run.bytes));
         self.piece_of(id, run.bytes, run.context, || Ok(MarkJob::Ready((run.marks)()?)))
@@ -457,7 +457,7 @@ impl<'a> Run<'a> {
             }
         };
         let known = Cell::new(known);
-        let read_database = |in_place: bool| -> Result<Option<(Tree, u64, sqlite::marks::CutReport)>> {
+        let read_database = |in_place: bool| -> Result<Option<(Tree, u64, sqlite::cut::CutReport)>> {
             let options = sqlite::snapshot::Options { in_place, ..sqlite::snapshot::Options::default() };
             let snapshot = sqlite::snapshot::Snapshot::open_with(path, &options)?;
             let read = self.sealed_database(&snapshot, &collections, known.take());
@@ -500,8 +500,8 @@ impl<'a> Run<'a> {
         snapshot: &sqlite::snapshot::Snapshot,
         collections: &[usize],
         known: Known,
-    ) -> Result<(Tree, u64, sqlite::marks::CutReport)> {
-        let cut = sqlite::marks::Cut::plan(snapshot, &self.config.map, collections, self.pipeline.token_key())?;
+    ) -> Result<(Tree, u64, sqlite::cut::CutReport)> {
+        let cut = sqlite::cut::Cut::plan(snapshot, &self.config.map, collections, self.pipeline.token_key())?;
         // Blocks depend on which pages belong to which table: they are taken over only while that is the same.
         let known = known.covering(cut.covers());
         let assembly = RefCell::new(Assembly::new(self.pipeline, self.pipeline.writer(), known, self.whole.memory));

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Steps that a statement may take over any database, and more for each byte of it. To read a row takes some for each of its columns, and a
 /// column takes a byte at least; a join or a sort takes a few times as many.
-const STEPS: u64 = 200_000_000;
+pub(super) const STEPS: u64 = 200_000_000;
 const STEPS_PER_BYTE: u64 = 1024;
 
 /// What holds for a connection to an archived database.

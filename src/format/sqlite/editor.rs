@@ -64,7 +64,8 @@ impl<'k> SqliteEditor<'k> {
             read_page(&overlay, &base, 1, &mut first)?;
             base.check_reserved(1, &first).map_err(|b| b.at(&path))?;
         }
-        let free_before = if content.scrubbed() && content.pieces() > 0 { free_pages(&overlay, &base)? } else { BTreeSet::new() };
+        let free_before =
+            if content.scrubbed() && content.pieces() > 0 { free_pages(&overlay, &base)?.into_keys().collect() } else { BTreeSet::new() };
         let overlay = Arc::new(Mutex::new(overlay));
         if content.pieces() == 0 {
             // Nothing can be found in an empty database, so nothing will be changed.

@@ -8,7 +8,7 @@
 //! | [`pages`], [`record`] | the file format: headers, b-tree pages, rows |
 //! | [`scrub`] | zeroes whatever is not live data, when the archive is made and after an edit |
 //! | [`snapshot`] | a consistent view of a live database, its write-ahead log folded in |
-//! | [`marks`], `text` | cuts an image into runs and makes their identity blocks |
+//! | [`cut`], [`marks`], `text` | cuts an image into runs, makes their identity blocks |
 //! | [`overlay`] | the archived runs, with written pages kept aside |
 //! | [`vfs`] | lets SQLite open an overlay: the only unsafe code |
 //! | [`schema`] | tables, columns, keys, triggers |
@@ -18,10 +18,13 @@ mod apply;
 mod check;
 mod connect;
 mod conserve;
+pub mod cut;
 pub mod editor;
 mod emit;
 mod foreign;
 mod fulltext;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod levels;
 pub mod marks;
 pub mod overlay;

@@ -423,11 +423,12 @@ pub fn for_freelist(image: &dyn Image, header: &Header, visit: &mut dyn FnMut(u3
     Ok(())
 }
 
-/// All free pages; fails also when one is listed twice.
-pub fn free_pages(image: &dyn Image, header: &Header) -> Result<BTreeSet<u32>> {
-    let mut out = BTreeSet::new();
-    for_freelist(image, header, &mut |no, _| {
-        if out.insert(no) { Ok(()) } else { Err(Bad { page: no, what: "listed twice in the freelist" }) }
+/// All free pages, and whether each is a trunk; fails also when one is listed twice.
+pub fn free_pages(image: &dyn Image, header: &Header) -> Result<BTreeMap<u32, bool>> {
+    let mut out = BTreeMap::new();
+    for_freelist(image, header, &mut |no, is_trunk| match out.insert(no, is_trunk) {
+        None => Ok(()),
+        Some(_) => Err(Bad { page: no, what: "listed twice in the freelist" }),
     })?;
     Ok(out)
 }
@@ -450,21 +451,18 @@ pub fn scrub_written(image: &mut dyn Edit, written: &BTreeSet<u32>, free_before:
     let mut sum = Scrubbed::default();
     let free = free_pages(&*image, &header)?;
     let mut buf = vec![0; header.page];
-    let mut trunks = BTreeSet::new();
-    for_freelist(&*image, &header, &mut |no, is_trunk| {
-        if is_trunk {
-            trunks.insert(no);
+    for (no, is_trunk) in &free {
+        let (no, is_trunk) = (*no, *is_trunk);
+        if !written.contains(&no) && free_before.contains(&no) && !is_trunk {
+            continue;
         }
-        Ok(())
-    })?;
-    for no in free.iter().copied().filter(|no| written.contains(no) || !free_before.contains(no) || trunks.contains(no)) {
         read_page(&*image, &header, no, &mut buf)?;
-        let from = if trunks.contains(&no) { 8 + 4 * trunk(&buf, no, &header).map_err(|b| b.at(&path))?.1.len() } else { 0 };
+        let from = if is_trunk { 8 + 4 * trunk(&buf, no, &header).map_err(|b| b.at(&path))?.1.len() } else { 0 };
         let n = buf.get_mut(from..).map_or(0, wipe);
         put(image, no, &buf, n, &mut sum)?;
     }
     let mut tree = Btree::default();
-    for no in written.iter().copied().filter(|no| *no <= header.pages && !free.contains(no)) {
+    for no in written.iter().copied().filter(|no| *no <= header.pages && !free.contains_key(no)) {
         if header.is_pointer_map(no) || no == header.lock_page() {
             continue;
         }

@@ -4,6 +4,7 @@
 use super::*;
 use crate::Error;
 use crate::env::Stop;
+use crate::format::sqlite::marks::Layout;
 use crate::format::sqlite::pages::Header;
 use crate::format::sqlite::vfs::{Bounds, Database};
 use std::sync::mpsc::channel;
@@ -107,4 +108,22 @@ fn a_value_that_does_not_fit_into_memory_is_an_error_that_says_so() {
     assert_eq!(visit(Limits::default()), Ok(34_000_000));
     let error = visit(Limits { value: 1 << 20, ..Limits::default() }).unwrap_err();
     assert!(error.contains("crm.db: a row or a value in it is longer than 32505856 bytes"), "{error}");
+}
+
+#[test]
+fn a_default_that_makes_a_huge_value_is_not_made() {
+    let dir = temp();
+    let sql = "CREATE TABLE t(a); INSERT INTO t VALUES(1); ALTER TABLE t ADD COLUMN b DEFAULT NULL; PRAGMA writable_schema=ON;
+        UPDATE sqlite_schema SET sql = 'CREATE TABLE t(a, b DEFAULT (zeroblob(900000000)))';";
+    let cut = Archived::of(&build(dir.path(), sql), &map(vec![collection("t", &["b"], vec![probe(&["b"])])]));
+    assert!(cut.report.scrubbed && cut.report.covers.is_empty(), "{:?}", cut.report);
+}
+
+#[test]
+fn a_key_of_endless_fields_is_no_probe() {
+    let dir = temp();
+    let (schema, db) = super::super::cut::schema_of(&build(dir.path(), "CREATE TABLE t(a, b);")).unwrap();
+    let key = |fields: usize| vec![format!("t({})", vec!["a:raw"; fields].join(","))];
+    let complete = |fields: usize| Layout::of_covers(db.connection(), &schema, &key(fields)).unwrap().is_complete();
+    assert!(complete(1) && complete(3) && !complete(1_000_000));
 }

@@ -423,6 +423,10 @@ fn rows_and_entries_that_are_not_as_many_as_were_to_go() {
         new.insert(at, entry);
         f.write(no, &leaf(10, &new, &f.header).unwrap());
     });
+    says(&partial, DELETE.0, DELETE.1, "1 index entries of a row are gone where 2 to 2 were to go", |f| {
+        let no = root(f, "some");
+        f.write(no, &f.before(no));
+    });
     says(SQL, "UPDATE a SET v = 'new' WHERE id = 150", &[("a", 150, false)], "1 index entries of a row are gone where 0 to 0", |f| {
         drop(f, "new")
     });

@@ -13,8 +13,8 @@ mod snapshots;
 mod spill;
 mod text;
 
+use super::cut::{CutReport, cut};
 use super::editor::SqliteEditor;
-use super::marks::{CutReport, cut};
 use super::overlay::Limits;
 use super::{Image, RUN};
 use crate::Result;

@@ -1,0 +1,4 @@
+//! Fuzzes delimited text, cut and edited: see `src/fuzzing.rs`.
+#![no_main]
+
+reseal_fuzz::target!("csv");

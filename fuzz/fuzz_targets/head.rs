@@ -1,0 +1,4 @@
+//! Fuzzes heads and their names: see `src/fuzzing.rs`.
+#![no_main]
+
+reseal_fuzz::target!("head");
