@@ -178,7 +178,7 @@ fn one(
 fn whole(session: &Session, dataset: &Arc<Dataset>, opened: &Opened) -> Result<()> {
     let refused = |why: String| Err(Error::Refused(why));
     let index = Arc::new(session.repo.index(dataset)?.extended(opened.sheets()));
-    let reader = ChunkReader::new(&session.repo, dataset, index.clone(), session.config.memory as usize / 8);
+    let reader = ChunkReader::new(&session.repo, dataset, index.clone(), session.config.memory as usize / 16);
     let mut needed = Live::new();
     needed.add(&reader, &opened.head)?;
     let listing = session.repo.location().data.list(&format!("packs/{}/", dataset.name()))?;

@@ -304,7 +304,7 @@ impl Session {
         let dataset = self.dataset(name)?;
         let index = self.repo.index(&dataset)?;
         let memory = self.config.memory as usize;
-        let reader = Arc::new(ChunkReader::new(&self.repo, &dataset, index.clone(), memory / 8));
+        let reader = Arc::new(ChunkReader::new(&self.repo, &dataset, index.clone(), memory / 16));
         Ok(View { dataset, index, reader, marks, named: Arc::default() })
     }
 

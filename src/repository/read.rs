@@ -97,9 +97,9 @@ const SWELL: usize = 4;
 const REF: usize = std::mem::size_of::<ChunkRef>();
 
 impl ChunkReader {
-    /// A reader with a cache of at most `cache_bytes` of plaintext.
+    /// A reader with a cache of at most `cache_bytes` of plaintext, and one of twice that for what lists and index chunks say.
     pub fn new(repository: &Arc<Repository>, dataset: &Arc<Dataset>, index: Arc<ChunkIndex>, cache_bytes: usize) -> ChunkReader {
-        let (cache, decoded) = (Mutex::new(Cache::new(cache_bytes)), Mutex::new(Cache::new(cache_bytes)));
+        let (cache, decoded) = (Mutex::new(Cache::new(cache_bytes)), Mutex::new(Cache::new(2 * cache_bytes)));
         ChunkReader { repository: repository.clone(), dataset: dataset.clone(), index, cache, decoded, spare: Mutex::default() }
     }
 
