@@ -1,8 +1,9 @@
 //! The main job on a bucket that misbehaves: backups, an erasure and restores while requests fail on a seeded schedule. Whatever happens: no
 //! archive is lost, nothing half erased is called done, and the same command again completes.
 
+use super::edit::ArchiveEdit;
 use super::event::Verdict;
-use super::propagate::{Options, Scope, execute, plan};
+use super::propagate::{Options, Scope, execute, no_collateral, plan};
 use super::session::Session;
 use super::{backup, certificate, request, restore, rotate, statement, verify};
 use crate::catalog::Catalog;
@@ -482,5 +483,43 @@ fn more_people_than_memory_holds_are_erased_in_several_runs() {
     assert_eq!(people.lines().count(), 1 + 195 + 1);
     for id in &ids {
         assert!(session.state().unwrap().request(id).unwrap().finished.is_some());
+    }
+}
+
+#[test]
+fn a_generation_with_anything_that_the_edit_did_not_make_is_noticed() {
+    let scene = Scene::new(Fake::start(), false);
+    scene.init();
+    let session = scene.open().unwrap();
+    // More entries than one list chunk holds, so that most list chunks are the same.
+    let data = scene.dir.path().join("data");
+    for n in 0..3000 {
+        std::fs::write(data.join(format!("file-{n:04}")), format!("{n}")).unwrap();
+    }
+    let night = |change: &dyn Fn()| {
+        change();
+        scene.clock.0.fetch_add(600, Ordering::SeqCst);
+        scene.backup(&session).unwrap()
+    };
+    let first = night(&|| {});
+    let same = night(&|| {});
+    let others = [
+        night(&|| std::fs::write(data.join("file-1500"), "another").unwrap()),
+        night(&|| {
+            std::fs::write(data.join("file-1500"), "1500").unwrap();
+            std::fs::remove_file(data.join("file-0700")).unwrap();
+        }),
+        night(&|| std::fs::write(data.join("file-2999x"), "at the end").unwrap()),
+    ];
+    let view = session.view("crm").unwrap();
+    let open = |id: &str| view.open(&session.find_archive(id).unwrap().head);
+    let lists = open(&first).list_chunks().count();
+    assert!(lists > 2, "{lists}");
+    let compare = |old: &str, new: &str| no_collateral(&open(old), &open(new), &ArchiveEdit::default(), &Mutex::default());
+    compare(&first, &same).unwrap();
+    for other in &others {
+        for (old, new) in [(&first, other), (other, &first)] {
+            assert!(matches!(compare(old, new), Err(Error::Verification(_))), "{old} {new}");
+        }
     }
 }

@@ -15,6 +15,8 @@ mod proof;
 mod readback;
 
 pub use bytes::ByteSearch;
+#[cfg(test)]
+pub(super) use check::no_collateral;
 pub use check::{Scope, needs_change};
 pub use execute::{drop_dead, execute};
 pub use people::{IDENTITIES_PURPOSE, People, REQUESTS, identities_key, request_people, token_mentions};
