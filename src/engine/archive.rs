@@ -7,7 +7,7 @@ use crate::env::Stop;
 use crate::format::text_filter::WantedText;
 use crate::format::{EntryContent, Marks};
 use crate::repository::entry::{ChunkId, ChunkRef, Entry, Role};
-use crate::repository::{ChunkReader, Head, ListChunk, entries, list_chunks, shared_entries, tree_iter};
+use crate::repository::{ChunkReader, Head, ListChunk, SharedEntries, entries, list_chunks, shared_entries, tree_iter};
 use crate::{Error, Result};
 use std::io::{self, Read};
 use std::sync::{Arc, OnceLock};
@@ -31,7 +31,7 @@ impl OpenArchive {
     }
 
     /// The same, shared with whoever goes over them again.
-    pub fn shared_entries(&self) -> impl Iterator<Item = Result<Arc<Entry>>> + '_ {
+    pub fn shared_entries(&self) -> SharedEntries<'_> {
         shared_entries(&self.reader, &self.head.entries)
     }
 

@@ -67,8 +67,7 @@ pub fn search_by_tokens<'k>(
 ) -> Result<Replayed<'k>> {
     let people: Vec<Person<'_>> = tokens.iter().map(|t| Person::Tokens(t)).collect();
     let archive = view.open(&listed.head);
-    let limits = Limits { overlay: session.config.memory as usize / 2, memory: session.config.memory, whole: false };
-    let mut bound = bind(&config.map, view, &archive, limits, &session.env)?;
+    let mut bound = bind(&config.map, view, &archive, Limits::alone(session.config.memory), &session.env)?;
     let key = view.dataset.token_key();
     let mut wanted = Wanted::new(&config.map, key, &people)?;
     let mentions = super::propagate::token_mentions(&config.map, &view.dataset, tokens);

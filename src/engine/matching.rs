@@ -80,6 +80,13 @@ pub struct Limits {
     pub whole: bool,
 }
 
+impl Limits {
+    /// Of the only archive that is worked on, with so many bytes of memory.
+    pub fn alone(memory: u64) -> Limits {
+        Limits { overlay: memory as usize / 2, memory, whole: false }
+    }
+}
+
 /// Whether a collection's records are whole entries.
 pub fn is_path_collection(collection: &Collection) -> bool {
     collection.format.as_deref() == Some("path")

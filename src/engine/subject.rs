@@ -49,8 +49,7 @@ fn search<'k>(
     subject: &Subject,
 ) -> Result<(Vec<Bound<'k>>, Matches)> {
     let archive = view.open(head);
-    let limits = Limits { overlay: session.config.memory as usize / 2, memory: session.config.memory, whole: false };
-    let mut bound = bind(&config.map, view, &archive, limits, &session.env)?;
+    let mut bound = bind(&config.map, view, &archive, Limits::alone(session.config.memory), &session.env)?;
     let mut wanted = Wanted::new(&config.map, view.dataset.token_key(), &[Person::Plain(subject)])?;
     let matches = find_all(&config.map, &archive, &mut bound, &mut wanted, &[searcher(config, subject)?], &session.env)?;
     Ok((bound, matches))
@@ -120,10 +119,9 @@ pub fn count_by_tokens(
     people: &[&[IdentityTokens]],
 ) -> Result<Vec<BTreeMap<String, u64>>> {
     let archive = view.open(head);
-    let limits = Limits { overlay: session.config.memory as usize / 2, memory: session.config.memory, whole: false };
     let mut out = Vec::new();
     for tokens in people {
-        let mut bound = bind(&config.map, view, &archive, limits, &session.env)?;
+        let mut bound = bind(&config.map, view, &archive, Limits::alone(session.config.memory), &session.env)?;
         let mut wanted = Wanted::new(&config.map, view.dataset.token_key(), &[Person::Tokens(tokens)])?;
         let mentions = token_mentions(&config.map, &view.dataset, &[tokens]);
         let matches = find_all(&config.map, &archive, &mut bound, &mut wanted, &mentions, &session.env)?;

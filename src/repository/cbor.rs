@@ -15,7 +15,11 @@ pub fn encode(value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>> {
 /// Decodes exactly one value; anything after it is damage.
 pub fn decode<T: DeserializeOwned>(object: &str, bytes: &[u8]) -> Result<T> {
     let (value, used) = decode_first(object, bytes)?;
-    match bytes.len() - used {
+    exactly(object, value, bytes.len() - used)
+}
+
+fn exactly<T>(object: &str, value: T, left: usize) -> Result<T> {
+    match left {
         0 => Ok(value),
         more => Err(Error::damaged(object, format!("{more} bytes too many"))),
     }
@@ -29,10 +33,7 @@ pub fn decode_any<T: DeserializeOwned>(object: &str, bytes: &[u8]) -> Result<T> 
     let mut rest = bytes;
     let value = ciborium::de::from_reader_with_recursion_limit(&mut rest, DEPTH);
     let value = value.map_err(|_| Error::damaged(object, "its fields are not as expected"))?;
-    match rest.len() {
-        0 => Ok(value),
-        more => Err(Error::damaged(object, format!("{more} bytes too many"))),
-    }
+    exactly(object, value, rest.len())
 }
 
 /// Decodes the first of several values that stand back to back, and says how many bytes it takes.

@@ -190,6 +190,29 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Of nobody's, with nothing set but path and kind.
+    pub fn bare(path: Vec<u8>, kind: EntryKind) -> Entry {
+        Entry {
+            path,
+            kind,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            user: String::new(),
+            group: String::new(),
+            mtime: Time::default(),
+            size: 0,
+            link: None,
+            rdev: None,
+            xattrs: Vec::new(),
+            segments: None,
+            content: None,
+            mapped: None,
+            seen: None,
+            edited: false,
+        }
+    }
+
     /// The path for people: invalid UTF-8 is replaced, control characters are escaped.
     pub fn display_path(&self) -> String {
         display_path(&self.path)

@@ -13,11 +13,12 @@ use crate::crypto::kdf::KdfParams;
 use crate::crypto::secret::{Key, KeyFile, Secret};
 use crate::crypto::slot::Slot;
 use crate::env::{Env, FixedClock, Random, Silent, Stop};
-use crate::store::{Object, Store, StoreError, StoreResult, Wiped};
+use crate::store::Store;
+use crate::store::memory::Memory;
 use serde_bytes::ByteBuf;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use zeroize::Zeroizing;
 
 const REPOSITORY: RepoId = RepoId([1; 16]);
@@ -146,20 +147,6 @@ pub fn export(data: &[u8]) {
     }
 }
 
-/// A store in memory.
-#[derive(Default)]
-struct Memory(Mutex<BTreeMap<String, Vec<u8>>>);
-
-impl Memory {
-    fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn missing(key: &str) -> StoreError {
-    StoreError::Missing { store: "memory".into(), key: key.into() }
-}
-
 /// The same numbers each time, so that what a run found is found again.
 struct Same(AtomicU64);
 
@@ -168,61 +155,6 @@ impl Random for Same {
         let n = self.0.fetch_add(1, Ordering::Relaxed);
         blake3::Hasher::new().update(&n.to_le_bytes()).finalize_xof().fill(out);
         Ok(())
-    }
-}
-
-impl Store for Memory {
-    fn describe(&self) -> String {
-        "memory".into()
-    }
-    fn get(&self, key: &str) -> StoreResult<Vec<u8>> {
-        self.objects().get(key).cloned().ok_or_else(|| missing(key))
-    }
-    fn get_range(&self, key: &str, offset: u64, len: u64) -> StoreResult<Vec<u8>> {
-        let bytes = self.get(key)?;
-        let range = offset as usize..(offset + len) as usize;
-        bytes.get(range).map(<[u8]>::to_vec).ok_or_else(|| missing(key))
-    }
-    fn put(&self, key: &str, bytes: &[u8]) -> StoreResult<()> {
-        self.objects().insert(key.into(), bytes.into());
-        Ok(())
-    }
-    fn put_if_absent(&self, key: &str, bytes: &[u8]) -> StoreResult<bool> {
-        let is_new = !self.objects().contains_key(key);
-        if is_new {
-            self.put(key, bytes)?;
-        }
-        Ok(is_new)
-    }
-    fn replace_if(&self, key: &str, expected: &[u8], bytes: &[u8]) -> StoreResult<bool> {
-        let same = self.objects().get(key).is_some_and(|old| old == expected);
-        if same {
-            self.put(key, bytes)?;
-        }
-        Ok(same)
-    }
-    fn delete(&self, key: &str) -> StoreResult<()> {
-        self.objects().remove(key);
-        Ok(())
-    }
-    fn list(&self, prefix: &str) -> StoreResult<Vec<Object>> {
-        let object = |(key, bytes): (&String, &Vec<u8>)| Object {
-            key: key.clone(),
-            len: bytes.len() as u64,
-            version: None,
-            is_delete_marker: false,
-            is_latest: true,
-        };
-        Ok(self.objects().iter().filter(|(key, _)| key.starts_with(prefix)).map(object).collect())
-    }
-    fn list_versions(&self, prefix: &str) -> StoreResult<Vec<Object>> {
-        self.list(prefix)
-    }
-    fn wipe(&self, _: &str, _: &[(u64, u64)]) -> StoreResult<Wiped> {
-        Ok(Wiped::Unsupported)
-    }
-    fn remove_leftovers(&self) -> StoreResult<u64> {
-        Ok(0)
     }
 }
 
@@ -237,7 +169,7 @@ struct Receiver {
 }
 
 fn receiver() -> crate::Result<Receiver> {
-    let store = Arc::new(Memory::default());
+    let store = Arc::new(Memory::new("memory", BTreeMap::new()));
     let location = Location::single(store.clone());
     let clock = Arc::new(FixedClock(jiff::Timestamp::UNIX_EPOCH));
     let env = Env { clock, random: Arc::new(Same(AtomicU64::new(0))), stop: Stop::default(), monitor: Arc::new(Silent) };
@@ -403,23 +335,13 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
 fn entries() -> Vec<Entry> {
     let tree = Tree { depth: 0, refs: vec![ChunkRef { id: ChunkId([9; 32]), len: 7, marks: Some(ChunkId([8; 32])) }] };
     let plain = |path: &[u8], kind| Entry {
-        path: path.to_vec(),
-        kind,
         mode: 0o640,
         uid: 1,
         gid: 2,
         user: "u".into(),
         group: "g".into(),
         mtime: Time(1_700_000_000, 5),
-        size: 0,
-        link: None,
-        rdev: None,
-        xattrs: vec![],
-        segments: None,
-        content: None,
-        mapped: None,
-        seen: None,
-        edited: false,
+        ..Entry::bare(path.to_vec(), kind)
     };
     let mut file = plain(b"a/b.csv", EntryKind::File);
     (file.size, file.content) = (7, Some(tree));

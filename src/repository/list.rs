@@ -3,7 +3,7 @@
 
 use super::cbor;
 use super::dataset::Dataset;
-use super::entry::{ChunkRef, Entry, Role, Tree};
+use super::entry::{ChunkId, ChunkRef, Entry, Role, Tree};
 use super::read::{ChunkReader, List};
 use super::tree::{TreeWriter, tree_iter};
 use super::write::ChunkWriter;
@@ -96,8 +96,9 @@ pub fn entries<'r>(reader: &'r ChunkReader, tree: &Tree) -> impl Iterator<Item =
 }
 
 /// The same without a copy of what the reader has decoded already.
-pub fn shared_entries<'r>(reader: &'r ChunkReader, tree: &Tree) -> impl Iterator<Item = Result<Arc<Entry>>> + use<'r> {
-    Entries { chunks: list_chunks(reader, tree), entries: Arc::new([]), at: 0, done: false }
+pub fn shared_entries<'r>(reader: &'r ChunkReader, tree: &Tree) -> SharedEntries<'r> {
+    let chunks = Chunks { reader, refs: Box::new(tree_iter(reader, tree)), ahead: Vec::new().into_iter(), done: false };
+    SharedEntries { chunks: chunks.peekable(), entries: Arc::new([]), at: 0, done: false }
 }
 
 /// Goes over the chunks of a list in order. Ends after the first error.
@@ -105,14 +106,23 @@ pub fn list_chunks<'r>(reader: &'r ChunkReader, tree: &Tree) -> impl Iterator<It
     Chunks { reader, refs: Box::new(tree_iter(reader, tree)), ahead: Vec::new().into_iter(), done: false }
 }
 
-struct Entries<I> {
-    chunks: I,
-    entries: Arc<[Arc<Entry>]>,
+/// The entries of a list in order. Ends after the first error.
+pub struct SharedEntries<'r> {
+    chunks: std::iter::Peekable<Chunks<'r>>,
+    entries: List,
     at: usize,
     done: bool,
 }
 
-impl<I: Iterator<Item = Result<ListChunk>>> Iterator for Entries<I> {
+impl SharedEntries<'_> {
+    /// Goes past a whole list chunk, if it is this one that comes next.
+    pub fn passes(&mut self, id: &ChunkId) -> bool {
+        let here = self.at == self.entries.len() && matches!(self.chunks.peek(), Some(Ok(next)) if next.reference.id == *id);
+        here && self.chunks.next().is_some()
+    }
+}
+
+impl Iterator for SharedEntries<'_> {
     type Item = Result<Arc<Entry>>;
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -71,13 +71,13 @@ pub use id::{ArchiveId, HostId, PackId, RepoId, SlotId};
 pub use index::{ChunkIndex, PackInfo, Place};
 pub use lease::Lease;
 pub use ledger::{Ledger, LedgerEntry};
-pub use list::{EntryListWriter, ListChunk, entries, list_chunks, shared_entries};
+pub use list::{EntryListWriter, ListChunk, SharedEntries, entries, list_chunks, shared_entries};
 pub use live::Live;
 pub use params::{Cut, FORMAT_VERSION, Params, Sizes};
 pub use read::ChunkReader;
 pub use slots::{Rotated, SlotInfo};
 pub use sweep::{DropOptions, Dropped, drop_chunks, drop_chunks_while};
-pub use tree::{TreeWriter, tree_iter, tree_refs};
+pub use tree::{TreeWriter, tree_iter};
 pub use write::{Added, ChunkWriter, WriteOptions, Written};
 
 /// Where a repository lives: located, not opened.

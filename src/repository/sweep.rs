@@ -161,9 +161,9 @@ impl Sweep<'_> {
     /// Chunks that lie in two packs (a compaction was interrupted): the copies to drop, once one of them has been opened and checked.
     fn spare_copies(&self, sheets: &[Sheet], keep: &dyn Fn(&ChunkId, Role) -> bool) -> Result<HashSet<(PackId, u32)>> {
         // By the beginning of their names first: nearly always there are none, and all names of a large dataset are many megabytes.
-        let living = |sheet: &'_ Sheet| sheet.rows.iter().filter(|r| keep(&r.id, r.role)).map(beginning).collect::<Vec<u64>>();
         let mut met: HashSet<u64> = HashSet::with_capacity(sheets.iter().map(|s| s.rows.len()).sum());
-        let doubled: HashSet<u64> = sheets.iter().flat_map(living).filter(|b| !met.insert(*b)).collect();
+        let living = sheets.iter().flat_map(|sheet| &sheet.rows).filter(|r| keep(&r.id, r.role));
+        let doubled: HashSet<u64> = living.map(beginning).filter(|b| !met.insert(*b)).collect();
         drop(met);
         let mut copies: HashMap<(ChunkId, u8), Vec<(&Sheet, &Row)>> = HashMap::new();
         for sheet in sheets {

@@ -85,25 +85,7 @@ impl Fixture {
 }
 
 pub fn entry(path: &str) -> Entry {
-    Entry {
-        path: path.as_bytes().to_vec(),
-        kind: EntryKind::File,
-        mode: 0o644,
-        uid: 0,
-        gid: 0,
-        user: String::new(),
-        group: String::new(),
-        mtime: Time(1_700_000_000, 5),
-        size: 0,
-        link: None,
-        rdev: None,
-        xattrs: vec![],
-        segments: None,
-        content: None,
-        mapped: None,
-        seen: None,
-        edited: false,
-    }
+    Entry { mode: 0o644, mtime: Time(1_700_000_000, 5), ..Entry::bare(path.as_bytes().to_vec(), EntryKind::File) }
 }
 
 /// A list of files with these contents, named by their number.

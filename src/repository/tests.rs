@@ -406,6 +406,10 @@ fn trees_of_any_size_read_back_and_share_what_they_share() {
     assert!(tree_refs(&reader, &lying).is_err());
 }
 
+fn tree_refs(reader: &ChunkReader, tree: &Tree) -> Result<Vec<ChunkRef>> {
+    tree_iter(reader, tree).collect()
+}
+
 #[test]
 fn lists_of_entries_read_back_and_one_more_file_changes_little() {
     let t = fixture();

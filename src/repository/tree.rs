@@ -170,8 +170,3 @@ impl Iterator for TreeIter<'_> {
         }
     }
 }
-
-/// All data references of a tree, in order.
-pub fn tree_refs(reader: &ChunkReader, tree: &Tree) -> Result<Vec<ChunkRef>> {
-    tree_iter(reader, tree).collect()
-}

@@ -1,7 +1,7 @@
 //! What a command prints as an entry: database dumps and the like, streamed, and believed only when the command says at its
 //! end that it succeeded. A dump that breaks off half-way looks like a shorter one; only the exit status tells.
 
-use super::meta::{Owners, bare_entry};
+use super::meta::Owners;
 use crate::error::{Error, Result};
 use crate::repository::entry::{Entry, EntryKind, Time};
 use rustix::process::{Pid, Signal};
@@ -209,7 +209,7 @@ pub fn stream_entry(name: &str, now: jiff::Timestamp) -> Entry {
         user: owners.user(uid),
         group: owners.group(gid),
         mtime: Time(i64::try_from(seconds).unwrap_or(0), u32::try_from(since.rem_euclid(1_000_000_000)).unwrap_or(0)),
-        ..bare_entry(name.as_bytes().to_vec(), EntryKind::File)
+        ..Entry::bare(name.as_bytes().to_vec(), EntryKind::File)
     }
 }
 

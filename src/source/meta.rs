@@ -77,33 +77,9 @@ pub fn names(stat: &Stat) -> u64 {
     stat.st_nlink.into()
 }
 
-/// An entry of nobody's with nothing set but path and kind: what a command's output or standard input becomes, once it has
-/// an owner, a mode and a time.
-pub fn bare_entry(path: Vec<u8>, kind: EntryKind) -> Entry {
-    Entry {
-        path,
-        kind,
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        user: String::new(),
-        group: String::new(),
-        mtime: Time::default(),
-        size: 0,
-        link: None,
-        rdev: None,
-        xattrs: Vec::new(),
-        segments: None,
-        content: None,
-        mapped: None,
-        seen: None,
-        edited: false,
-    }
-}
-
 /// The entry that `stat` describes, without link, attributes and content.
 pub fn entry(path: Vec<u8>, kind: EntryKind, stat: &Stat, owners: &mut Owners) -> Entry {
-    let mut entry = bare_entry(path, kind);
+    let mut entry = Entry::bare(path, kind);
     (entry.user, entry.group) = (owners.user(stat.st_uid), owners.group(stat.st_gid));
     refresh(&mut entry, stat);
     entry

@@ -17,7 +17,8 @@ impl Memory {
         Memory { name: name.into(), objects: Mutex::new(objects) }
     }
 
-    fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
+    /// All of it.
+    pub(crate) fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -15,7 +15,6 @@ use crate::repository::entry::{ChunkId, ChunkRef, Entry, EntryKind, Mapped, Time
 use crate::source::PathGlobs;
 use crate::source::command::{CommandLine, CommandStream, standard_input};
 use crate::source::file::{SourceFile, is_sqlite};
-use crate::source::meta::bare_entry;
 use crate::source::patient::Patient;
 use crate::source::walk::{LOGS, Problem, Severity, Walk, WalkItem, WalkOptions, Walked};
 use crate::{Error, Result};
@@ -566,7 +565,7 @@ impl<'a> Run<'a> {
     /// Metadata of an entry that no file system has, or of a single database.
     fn stream_entry(&self, name: &str, path: Option<&Path>) -> Result<Entry> {
         let now = self.env.now();
-        let mut entry = bare_entry(name.as_bytes().to_vec(), EntryKind::File);
+        let mut entry = Entry::bare(name.as_bytes().to_vec(), EntryKind::File);
         entry.mode = 0o600;
         entry.uid = rustix::process::getuid().as_raw();
         entry.gid = rustix::process::getgid().as_raw();

@@ -17,7 +17,6 @@ use crate::engine::event::Verdict;
 use crate::engine::matching::open_database;
 use crate::engine::session::{Session, View};
 use crate::format::{Disposition, Found, NewValue};
-use crate::repository::ListChunk;
 use crate::repository::entry::{ChunkId, Entry, EntryKind, Role};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -66,7 +65,7 @@ pub fn no_collateral(old: &OpenArchive, new: &OpenArchive, edit: &ArchiveEdit, r
     let differs = |entry: &Entry| {
         Error::Verification(format!("{} of the new generation is not what the edit makes of the old one", entry.display_path()))
     };
-    let mut stored = Stored { chunks: new.list_chunks().peekable(), entries: Arc::new([]), at: 0 };
+    let mut stored = new.shared_entries();
     let mut count = 0u64;
     edited_chunks(old, edit, |walked| {
         let (expected, change) = match walked {
@@ -77,7 +76,7 @@ pub fn no_collateral(old: &OpenArchive, new: &OpenArchive, edit: &ArchiveEdit, r
                     return Ok(());
                 }
                 for expected in chunk.entries.iter() {
-                    if stored.next()?.as_ref() != Some(expected) {
+                    if stored.next().transpose()?.as_ref() != Some(expected) {
                         return Err(differs(expected));
                     }
                 }
@@ -86,7 +85,7 @@ pub fn no_collateral(old: &OpenArchive, new: &OpenArchive, edit: &ArchiveEdit, r
             Walked::Entry(expected, change) => (expected, change),
         };
         count += 1;
-        let actual = stored.next()?.ok_or_else(|| differs(&expected))?;
+        let actual = stored.next().transpose()?.ok_or_else(|| differs(&expected))?;
         match change {
             None if actual == expected => Ok(()),
             None => Err(differs(&expected)),
@@ -119,36 +118,10 @@ pub fn no_collateral(old: &OpenArchive, new: &OpenArchive, edit: &ArchiveEdit, r
             }
         }
     })?;
-    if stored.next()?.is_some() || new.head.entry_count != count {
+    if stored.next().transpose()?.is_some() || new.head.entry_count != count {
         return Err(Error::Verification("the new generation has other entries than the edit leaves".into()));
     }
     Ok(())
-}
-
-/// The entries of a stored generation, in order.
-struct Stored<I: Iterator<Item = Result<ListChunk>>> {
-    chunks: std::iter::Peekable<I>,
-    entries: Arc<[Arc<Entry>]>,
-    at: usize,
-}
-
-impl<I: Iterator<Item = Result<ListChunk>>> Stored<I> {
-    fn next(&mut self) -> Result<Option<Arc<Entry>>> {
-        while self.at == self.entries.len() {
-            match self.chunks.next() {
-                Some(chunk) => (self.entries, self.at) = (chunk?.entries, 0),
-                None => return Ok(None),
-            }
-        }
-        self.at += 1;
-        Ok(self.entries.get(self.at - 1).cloned())
-    }
-
-    /// Goes past a whole list chunk, if it is this one that comes next.
-    fn passes(&mut self, id: &ChunkId) -> bool {
-        let here = self.at == self.entries.len() && matches!(self.chunks.peek(), Some(Ok(next)) if next.reference.id == *id);
-        here && self.chunks.next().is_some()
-    }
 }
 
 /// Searches a generation as stored for what is left of the people. `before` is the generation that it replaces: what both share was

@@ -10,12 +10,15 @@ use crate::env::{Env, random_bytes};
 use crate::store::Requests;
 use aws_config::environment::credentials::EnvironmentVariableCredentialsProvider;
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::SharedHttpClient;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{BehaviorVersion, Region};
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -315,8 +318,10 @@ impl Drop for Connection {
 /// The SDK's client as configured.
 async fn client(options: &Options) -> Result<Client, Failure> {
     let mut loader = aws_config::defaults(BehaviorVersion::latest());
-    let http = http(options)?;
-    loader = loader.http_client(http.clone());
+    let trusted = options.ca_bundle.as_deref().map(bundle).transpose()?;
+    let system = trusted.is_none();
+    let trusting = http(trusted)?;
+    loader = loader.http_client(trusting.clone());
     if let Some(profile) = &options.profile {
         loader = loader.profile_name(profile);
     }
@@ -343,8 +348,11 @@ async fn client(options: &Options) -> Result<Client, Failure> {
         loader = loader.credentials_provider(EnvironmentVariableCredentialsProvider::new());
     }
     let shared = loader.load().await;
+    // Without TLS nobody's certificate is looked at, and reading the system's takes longer than a request on the same machine. (Where
+    // credentials come from is another matter.)
+    let plain = options.endpoint.as_ref().is_some_and(|endpoint| endpoint.to_ascii_lowercase().starts_with("http://"));
     let mut config = aws_sdk_s3::config::Builder::from(&shared)
-        .http_client(plain_http(options).unwrap_or(http))
+        .http_client(if plain && system { http(Some(TrustStore::empty()))? } else { trusting })
         .retry_config(RetryConfig::disabled())
         .timeout_config(TimeoutConfig::builder().connect_timeout(Duration::from_secs(10)).build())
         .force_path_style(options.path_style);
@@ -365,29 +373,20 @@ fn region(options: &Options) -> Option<String> {
     options.region.clone().or_else(|| named("AWS_REGION")).or_else(|| named("AWS_DEFAULT_REGION")).or_else(word)
 }
 
-/// Without TLS nobody's certificate is looked at: reading the system's takes longer than a request on the same machine. (Where credentials come
-/// from is another matter.)
-fn plain_http(options: &Options) -> Option<aws_sdk_s3::config::SharedHttpClient> {
-    use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-    use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
-    let plain = options.endpoint.as_ref().is_some_and(|endpoint| endpoint.to_ascii_lowercase().starts_with("http://"));
-    let context =
-        TlsContext::builder().with_trust_store(TrustStore::empty()).build().ok().filter(|_| plain && options.ca_bundle.is_none())?;
+/// Trusts whom the system trusts, or whom it is told to trust.
+fn http(trusted: Option<TrustStore>) -> Result<SharedHttpClient, Failure> {
     let builder = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc));
-    Some(builder.tls_context(context).build_https())
+    let Some(trusted) = trusted else { return Ok(builder.build_https()) };
+    let context = TlsContext::builder().with_trust_store(trusted).build();
+    Ok(builder.tls_context(context.map_err(|e| Failure::other(format!("certificates to trust: {e}")))?).build_https())
 }
 
-fn http(options: &Options) -> Result<aws_sdk_s3::config::SharedHttpClient, Failure> {
-    use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-    use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
-    let builder = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc));
-    let Some(file) = &options.ca_bundle else { return Ok(builder.build_https()) };
+fn bundle(file: &Path) -> Result<TrustStore, Failure> {
     let what = |e: String| Failure::other(format!("CA bundle {}: {e}", file.display()));
     let pem = std::fs::read(file).map_err(|e| what(e.to_string()))?;
     // The client panics on what is no certificate at all.
     if !String::from_utf8_lossy(&pem).contains("-----BEGIN CERTIFICATE-----") {
         return Err(what("there is no PEM certificate in it".into()));
     }
-    let context = TlsContext::builder().with_trust_store(TrustStore::empty().with_pem_certificate(pem)).build();
-    Ok(builder.tls_context(context.map_err(|e| what(e.to_string()))?).build_https())
+    Ok(TrustStore::empty().with_pem_certificate(pem))
 }
