@@ -27,14 +27,7 @@ pub fn run(cx: &Context, args: &Restore) -> Result<u8> {
     let listed = session.find_archive(&args.archive)?;
     let head = &listed.head;
     // By its id from here on: `latest` must not change its meaning in between.
-    let report = restore::restore(&session, &head.archive.to_string(), &to, &options).inspect_err(|error| {
-        let begun = !args.dry_run && std::fs::read_dir(&to).is_ok_and(|mut d| d.next().is_some());
-        // An interruption says so itself.
-        if begun && !matches!(error, Error::Interrupted(_)) {
-            let again = if args.overwrite { "the same command again" } else { "the same command with --overwrite" };
-            cx.ui.warn(&format!("what was restored so far is incomplete; {again} completes it, once the cause is gone"));
-        }
-    })?;
+    let report = restore::restore(&session, &head.archive.to_string(), &to, &options)?;
     for path in &report.listed {
         cx.ui.data(path);
     }

@@ -62,7 +62,9 @@ pub struct Options {
 pub fn restore(session: &Session, wanted: &str, to: &Path, options: &Options) -> Result<Report> {
     // What a first attempt wrote is all there is in a folder that was empty before.
     let is_ours = !options.dry_run && std::fs::read_dir(to).map_or(true, |mut d| d.next().is_none());
-    let (out, report) = session.reading(
+    let selection = Selection::new(&options.paths)?;
+    let mut begun = false;
+    let read = session.reading(
         |_| false,
         |attempt| {
             if attempt > 0 && !options.dry_run {
@@ -74,10 +76,23 @@ pub fn restore(session: &Session, wanted: &str, to: &Path, options: &Options) ->
                 empty(to)?;
             }
             let out = outgoing(session, wanted, options.bypass.as_ref())?;
-            let report = write(session, &out, to, options)?;
+            if options.dry_run {
+                let report = preview(&out, &selection)?;
+                return Ok((out, report));
+            }
+            let target = open(to, options)?;
+            begun = true;
+            let report = fill(session, &out, target, &selection)?;
             Ok((out, report))
         },
-    )?;
+    );
+    // An interruption says so itself.
+    if begun && matches!(&read, Err(e) if !matches!(e, Error::Interrupted(_))) {
+        let again = if options.overwrite { "the same command again" } else { "the same command with --overwrite" };
+        session.env.monitor.warn(&format!("what was restored so far is incomplete; {again} completes it, once the cause is gone"));
+    }
+    let (out, report) = read?;
+    let report = none_is_an_error(report, &selection)?;
     if !options.dry_run {
         session.record(&Event::Restored {
             dataset: out.listed.head.dataset.clone(),
@@ -270,17 +285,29 @@ impl<'a> Batches<'a> {
 /// Writes an outgoing archive below `to`.
 pub fn write(session: &Session, out: &Outgoing, to: &Path, options: &Options) -> Result<Report> {
     let selection = Selection::new(&options.paths)?;
+    let report = fill(session, out, open(to, options)?, &selection)?;
+    none_is_an_error(report, &selection)
+}
+
+fn open(to: &Path, options: &Options) -> Result<Target> {
+    Target::open(to, TargetOptions { overwrite: options.overwrite, ..TargetOptions::default() })
+}
+
+/// What would be written.
+fn preview(out: &Outgoing, selection: &Selection) -> Result<Report> {
     let mut report = Report { replayed: out.gated.replayed.clone(), ..Report::default() };
-    if options.dry_run {
-        selected(out, &selection, |entry, pieces| {
-            report.entries += 1;
-            report.bytes += pieces.iter().map(PieceSource::len).sum::<u64>();
-            report.listed.push(entry.display_path());
-            Ok(())
-        })?;
-        return none_is_an_error(report, &selection);
-    }
-    let target = Target::open(to, TargetOptions { overwrite: options.overwrite, ..TargetOptions::default() })?;
+    selected(out, selection, |entry, pieces| {
+        report.entries += 1;
+        report.bytes += pieces.iter().map(PieceSource::len).sum::<u64>();
+        report.listed.push(entry.display_path());
+        Ok(())
+    })?;
+    Ok(report)
+}
+
+/// Writes what is selected, several files at the same time.
+fn fill(session: &Session, out: &Outgoing, target: Target, selection: &Selection) -> Result<Report> {
+    let mut report = Report { replayed: out.gated.replayed.clone(), ..Report::default() };
     session.env.monitor.phase("restoring", Some(out.archive.head.source_bytes));
     let workers = session.repo.location().data.parallel();
     let (jobs, queue) = bounded::<Vec<Part>>(workers);
@@ -311,7 +338,7 @@ pub fn write(session: &Session, out: &Outgoing, to: &Path, options: &Options) ->
             false => Batches::near(jobs, (OPEN / workers).max(1)),
             true => Batches::far(jobs, &out.archive.reader),
         };
-        let walked = selected(out, &selection, |entry, pieces| {
+        let walked = selected(out, selection, |entry, pieces| {
             session.env.stop.check("what was restored so far is incomplete; the same command with --overwrite completes it")?;
             if stop.load(Ordering::SeqCst) {
                 return Err(Error::Interrupted("a worker failed".into()));
@@ -333,7 +360,7 @@ pub fn write(session: &Session, out: &Outgoing, to: &Path, options: &Options) ->
     walked?;
     report.notes = notes_of(&target.finish()?);
     report.bytes = bytes.into_inner();
-    none_is_an_error(report, &selection)
+    Ok(report)
 }
 
 /// What a restore could not do, in words.
