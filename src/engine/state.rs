@@ -139,11 +139,11 @@ pub type Done = Box<[(Arc<str>, Counts)]>;
 pub struct State {
     /// By id, in order of opening.
     pub requests: Vec<Request>,
-    /// (request, archive, digest of its head): that generation was searched, edited where needed, and verified for that request.
-    pub processed: BTreeSet<(String, ArchiveId, String)>,
+    /// By archive and digest of its head, the requests for which that generation was searched, edited where needed, and verified.
+    processed: HashMap<ArchiveId, HashMap<String, BTreeSet<Arc<str>>>>,
     /// What was done, by request and archive: collections and counts.
     pub counts: BTreeMap<(String, ArchiveId), Done>,
-    /// Names of collections, each once: there are as many counts as people times archives.
+    /// Names of collections and requests, each once: there are as many counts as people times archives.
     names: BTreeSet<Arc<str>>,
     /// By dataset and archive.
     pub archives: BTreeMap<(String, ArchiveId), ArchiveFacts>,
@@ -224,7 +224,7 @@ impl State {
 
     /// Whether a request was applied to, and verified on, exactly this generation of an archive.
     pub fn was_processed(&self, request: &str, archive: &ArchiveId, digest: &str) -> bool {
-        self.processed.contains(&(request.to_string(), *archive, digest.to_string()))
+        self.processed.get(archive).and_then(|generations| generations.get(digest)).is_some_and(|requests| requests.contains(request))
     }
 
     fn archive(&mut self, dataset: String, archive: ArchiveId) -> &mut ArchiveFacts {
@@ -236,6 +236,14 @@ impl State {
         for (request, collections) in counts.iter().filter(|(_, c)| !c.is_empty()) {
             let done = collections.iter().map(|(name, counts)| (self.named(name), *counts)).collect();
             self.counts.insert((request.clone(), archive), done);
+        }
+    }
+
+    fn process(&mut self, archive: ArchiveId, digest: &str, requests: BTreeSet<Arc<str>>) {
+        let generations = self.processed.entry(archive).or_default();
+        match generations.get_mut(digest) {
+            Some(known) => known.extend(requests),
+            None => drop(generations.insert(digest.to_string(), requests)),
         }
     }
 
@@ -274,11 +282,11 @@ impl State {
             }
             Event::ArchiveResealed { dataset, archive, generation, digest, previous, complete, counts } => {
                 // What was done to the generation before is in this one too.
-                let carried: Vec<String> =
-                    self.processed.iter().filter(|(_, a, d)| *a == archive && *d == previous).map(|(r, _, _)| r.clone()).collect();
-                for request in carried.into_iter().chain(complete) {
-                    self.processed.insert((request, archive, digest.clone()));
-                }
+                let before = self.processed.get(&archive).and_then(|generations| generations.get(&previous));
+                let carried = before.cloned().unwrap_or_default();
+                self.process(archive, &digest, carried);
+                let complete = complete.iter().map(|request| self.named(request)).collect();
+                self.process(archive, &digest, complete);
                 self.count(archive, &counts);
                 let facts = self.archive(dataset, archive);
                 if facts.highest.as_ref().is_none_or(|(g, _)| *g < generation) {
@@ -371,7 +379,9 @@ impl State {
             }
             Event::IdentitiesConfirmed { request, datasets } => {
                 // What was searched before was not searched for these.
-                self.processed.retain(|(id, _, _)| *id != request);
+                for requests in self.processed.values_mut().flat_map(HashMap::values_mut) {
+                    requests.remove(request.as_str());
+                }
                 if let Some(r) = self.find(&request) {
                     r.started.clear();
                     for (dataset, tokens) in datasets {
@@ -392,9 +402,8 @@ impl State {
                 // Also of those that are done in part: what was destroyed for them is destroyed.
                 self.since_exports(|s| s.erased.extend(done.iter().chain(&partial).cloned()));
                 for outcome in &mut archives {
-                    for id in &outcome.complete {
-                        self.processed.insert((id.clone(), outcome.archive, outcome.after.1.clone()));
-                    }
+                    let complete = outcome.complete.iter().map(|request| self.named(request)).collect();
+                    self.process(outcome.archive, &outcome.after.1, complete);
                     // Kept once.
                     let counts = std::mem::take(&mut outcome.requests);
                     self.count(outcome.archive, &counts);
