@@ -14,7 +14,7 @@
 //! | [`catalog`] | the local database: what was seen before (so that a rollback shows), and the journal |
 //! | [`config`] | reseal.yaml: raw form → resolved form, every error with its place |
 //! | [`crypto`] | seal and open, key derivation, signatures |
-//! | [`store`] | the object store: a local directory today |
+//! | [`store`] | the object store: a local directory, a bucket |
 //!
 //! A backup flows `source → format (cut) → repository (hash, compress, seal, pack) → store`; an erasure flows
 //! `ledger → engine::propagate → format (find, edit) → repository → store → verification → ledger`.
@@ -35,6 +35,7 @@ pub mod format;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod memory;
 pub mod policy;
 pub mod repository;
 pub mod source;

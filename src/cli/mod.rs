@@ -18,7 +18,6 @@ mod init;
 mod intake;
 mod keys;
 mod map;
-mod memory;
 mod nightly;
 mod open;
 mod page;
@@ -61,7 +60,7 @@ const FAILED: u8 = 4;
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    memory::few_arenas();
+    crate::memory::few_arenas();
     let args: Vec<OsString> = std::env::args_os().collect();
     match Cli::try_parse_from(&args) {
         Ok(cli) => ExitCode::from(run(cli)),

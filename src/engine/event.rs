@@ -60,6 +60,23 @@ pub struct ArchiveOutcome {
     pub notes: Vec<String>,
 }
 
+impl ArchiveOutcome {
+    /// Adds what a later run, for other requests, did to the same archive.
+    pub fn follow(&mut self, run: ArchiveOutcome) {
+        self.after = run.after;
+        self.requests.extend(run.requests);
+        self.complete.extend(run.complete);
+        self.verification = self.verification.and(run.verification);
+        for (all, more) in [(&mut self.left, run.left), (&mut self.notes, run.notes)] {
+            for text in more {
+                if !all.contains(&text) {
+                    all.push(text);
+                }
+            }
+        }
+    }
+}
+
 /// Records of one collection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {

@@ -470,13 +470,25 @@ fn more_people_than_memory_holds_are_erased_in_several_runs() {
     };
     let ids = request::open(&session, &opening).unwrap();
     scene.clock.0.fetch_add(4 * 86_400, Ordering::SeqCst);
+    let planned = |session: &Session| {
+        let plan = plan(session, &Options::default()).unwrap();
+        plan.datasets
+            .iter()
+            .flat_map(|d| &d.archives)
+            .map(|a| (a.tally.clone(), a.cannot.clone(), a.also_known.clone()))
+            .collect::<Vec<_>>()
+    };
+    let at_once = planned(&session);
+    assert_eq!(at_once.iter().map(|(tally, ..)| tally.len()).collect::<Vec<_>>(), [5]);
     // Of two people.
     session.config.memory = 2 << 20;
+    assert_eq!(planned(&session), at_once);
     let report = scene.erase(&session).unwrap();
     assert_eq!(report.done.iter().collect::<BTreeSet<_>>(), ids.iter().collect());
     assert_eq!((report.partial.len(), report.exit_code()), (0, 0));
-    let generations: Vec<u32> = report.archives.iter().map(|a| a.after.0).collect();
-    assert_eq!(generations, [2, 3, 4]);
+    // Told as one.
+    let [outcome] = report.archives.as_slice() else { panic!("{:?}", report.archives) };
+    assert_eq!((outcome.before.0, outcome.after.0, outcome.requests.len(), outcome.complete.len()), (1, 4, 5, 5));
     session.config.memory = 256 << 20;
     let (people, _) = scene.restored(&session, &archive, "several").unwrap();
     assert!((0..5).all(|n| !people.contains(&format!(",p{n}@"))) && people.contains("Person 5,p5@example.org"));

@@ -1,7 +1,7 @@
 //! Carrying a plan out, in the order that keeps everything safe. See the module's head for the order.
 
 use super::editing::Editing;
-use super::plan::{is_made_after, is_processed};
+use super::plan::{is_made_after, is_processed, together};
 use super::proof;
 use super::readback::{Verified, Verifying, shares};
 use super::{Options, People, Plan, Report, Scope, request_people};
@@ -15,7 +15,7 @@ use crate::repository::entry::{ChunkId, Role};
 use crate::repository::{
     ArchiveId, ChunkIndex, ChunkWriter, DropOptions, Head, Heads, Lease, Listed, Live, WriteOptions, at_once, drop_chunks_while,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
@@ -23,8 +23,6 @@ use std::sync::{Arc, Mutex};
 const HANDS: usize = 2;
 /// An archive of more than so many times the memory is worked on alone.
 const LARGE: u64 = 10;
-/// Bytes of memory that the records of one person take in a run, and what was changed in them; more people are erased in several runs.
-const PERSON: u64 = 1 << 20;
 /// Requests of a run beyond which archives are edited and read back one after the other: what was found of so many people takes memory too.
 const FEW: usize = 32;
 
@@ -45,7 +43,10 @@ pub fn execute(session: &Session, plan: &Plan, options: &Options) -> Result<Repo
     let traffic = session.traffic();
     let mut report = Report::empty();
     crate::engine::request::sweep_identities(session)?;
-    for together in plan.requests.chunks((session.config.memory / PERSON).max(1) as usize) {
+    for together in plan.requests.chunks(together(session)) {
+        if report.started > 0 {
+            memory::give_back();
+        }
         report.add(run(session, together, options)?);
     }
     let mine = |e: &&KeyExport| plan.requests.iter().any(|r| e.since.erased.contains(&r.id));

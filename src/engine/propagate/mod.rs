@@ -97,7 +97,12 @@ impl Report {
         if self.started == 0 {
             self.started = run.started;
         }
-        self.archives.extend(run.archives);
+        for outcome in run.archives {
+            match self.archives.iter_mut().find(|a| a.archive == outcome.archive && a.dataset == outcome.dataset) {
+                Some(before) => before.follow(outcome),
+                None => self.archives.push(outcome),
+            }
+        }
         self.done.extend(run.done);
         self.partial.extend(run.partial);
         self.gone = self.gone.and(run.gone);

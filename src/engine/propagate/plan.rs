@@ -17,6 +17,9 @@ use crate::repository::entry::display_path;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Bytes of memory that the records of one person take in a run, and what was changed in them; more people are erased in several runs.
+const PERSON: u64 = 1 << 20;
+
 /// A printable plan.
 pub struct Plan {
     /// The requests it carries, in a fixed order; other places refer to them by index.
@@ -173,15 +176,18 @@ fn plan_dataset(
             also_known: BTreeMap::new(),
         };
         if !already {
-            // Who is not concerned by this archive any more keeps the index, and is searched for by nobody.
             let archive = view.open(&plan.listed.head);
-            let mut people = request_people(session, mine)?;
-            for (identity, request) in people.identities.iter_mut().zip(mine) {
-                if is_made_after(state, &plan.listed, &[request]) || is_processed(state, &plan.listed, &[request]) {
-                    identity.subject = Subject::default();
+            let together = together(session);
+            for (n, mine) in mine.chunks(together).enumerate() {
+                // Who is not concerned by this archive any more keeps the index, and is searched for by nobody.
+                let mut people = request_people(session, mine)?;
+                for (identity, request) in people.identities.iter_mut().zip(mine) {
+                    if is_made_after(state, &plan.listed, &[request]) || is_processed(state, &plan.listed, &[request]) {
+                        identity.subject = Subject::default();
+                    }
                 }
+                describe(session, config, &view, &archive, &people, n * together, &mut plan)?;
             }
-            describe(session, config, &view, &archive, &people, &mut plan)?;
         }
         session.env.monitor.advance(1);
         out.archives.push(plan);
@@ -189,40 +195,53 @@ fn plan_dataset(
     Ok(out)
 }
 
+/// How many people are searched for together: what is found of them takes memory.
+pub fn together(session: &Session) -> usize {
+    (session.config.memory / PERSON).max(1) as usize
+}
+
+/// Adds what would happen to an archive because of these people. `first` is the index of the first one's request among the dataset's.
 fn describe(
     session: &Session,
     config: &config::Dataset,
     view: &View,
     archive: &OpenArchive,
     people: &People,
+    first: usize,
     plan: &mut ArchivePlan,
 ) -> Result<()> {
+    let also = |plan: &mut Vec<String>, more: Vec<String>| {
+        plan.extend(more);
+        plan.sort();
+        plan.dedup();
+    };
     match search(session, config, view, archive, people, Scope::Changed) {
         Ok(searched) => {
-            plan.tally = tally(&searched.matches, &searched.decided);
+            plan.tally.extend(tally(&searched.matches, &searched.decided).into_iter().map(|(who, counts)| (first + who, counts)));
             for d in &searched.decided {
                 if let (Some(ground), Some(m)) = (&d.ground, searched.matches.records.get(d.index)) {
                     *plan.kept.entry((m.found.collection, ground.clone())).or_default() += 1;
                 }
             }
-            plan.fell_back = searched.matches.fell_back.clone();
-            plan.cannot.extend(searched.matches.failed.iter().map(|(entry, why)| people.withhold(&format!("{entry}: {why}"))));
+            let failed = searched.matches.failed.iter().map(|(entry, why)| people.withhold(&format!("{entry}: {why}")));
+            also(&mut plan.cannot, failed.collect());
             let absent = searched.matches.missing.iter();
-            plan.missing
-                .extend(absent.map(|(path, what)| people.withhold(&format!("{}: has no {}", display_path(path), what.join(", no ")))));
+            let absent = absent.map(|(path, what)| people.withhold(&format!("{}: has no {}", display_path(path), what.join(", no "))));
+            also(&mut plan.missing, absent.collect());
+            also(&mut plan.fell_back, searched.matches.fell_back.clone());
             let touched: BTreeSet<usize> = searched
                 .decided
                 .iter()
                 .filter(|d| d.disposition != Disposition::Keep)
                 .filter_map(|d| searched.matches.records.get(d.index).map(|m| m.entry))
                 .collect();
-            plan.bytes = searched.decided.len() as u64 * 65536;
             let whole: u64 = touched.iter().filter_map(|i| searched.bound.get(*i)).map(|b| b.entry.size).sum();
-            plan.bytes = plan.bytes.min(whole);
-            plan.also_known = also_known(config, people, &searched);
+            plan.bytes += (searched.decided.len() as u64 * 65536).min(whole);
+            let also_known = also_known(config, people, &searched).into_iter();
+            plan.also_known.extend(also_known.map(|((who, kind), n)| ((first + who, kind), n)));
         }
         Err(e @ (Error::Refused(_) | Error::Format { .. } | Error::Damaged { .. } | Error::Sqlite { .. })) => {
-            plan.cannot.push(e.to_string())
+            also(&mut plan.cannot, vec![e.to_string()])
         }
         Err(e) => return Err(e),
     }
