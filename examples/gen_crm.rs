@@ -6,11 +6,11 @@
 //! ```
 //!
 //! `base` writes about `--mb` megabytes into DIR: `db/crm.db` (SQLite: customers, orders, messages; a bit more than half),
-//! `exports/` (CSV and NDJSON, a fifth), `mail/support.mbox` (a sixth), `files/` (many small texts) and `random/` (what cannot be
-//! compressed). `night N` (2, 3, …) turns night N - 1 into night N in place: 1 % of the orders change, nine in ten of them among the
+//! `exports/` (CSV and NDJSON, a fifth), `mail/support.mbox` (a sixth), `mail/people/ID/` (letters of a hundred customers and of the one
+//! to erase, a file each), `files/` (many small texts) and `random/` (what cannot be compressed). `night N` (2, 3, …) turns night N - 1 into night N in place: 1 % of the orders change, nine in ten of them among the
 //! newest tenth; at 1,880 MB there come 5,000 orders, 200 customers, 1,000 messages and as many lines and mails as belong to that.
 //! `--identity` writes the e-mail address and customer id of one person, as an identity file, to erase later. The person is in
-//! the database and the exports, and not in the mail.
+//! the database and the exports, has a folder of letters, and is not in the mbox.
 //!
 //! A night's order of changes, the mix of sizes and the words' frequencies (Zipf) are meant to look like life; nothing else is.
 
@@ -286,18 +286,34 @@ impl Crm {
         Ok(())
     }
 
+    /// A mail in an mbox.
     fn mail(&self, rng: &mut Rng, of: &Customer, when: u64, out: &mut impl Write) -> Result<()> {
+        writeln!(out, "From {} {}", of.email, mail_dates(when).0)?;
+        self.letter(rng, of, when, out)
+    }
+
+    /// Letters of a customer, in a folder named by the customer's id.
+    fn folder(&self, rng: &mut Rng, of: &Customer, letters: u64, when: u64) -> Result<()> {
+        for n in 1..=letters {
+            let mut out = self.appender(&format!("mail/people/{}/{n}.eml", of.id))?;
+            self.letter(rng, of, when + n * DAY, &mut out)?;
+            out.flush()?;
+        }
+        Ok(())
+    }
+
+    fn letter(&self, rng: &mut Rng, of: &Customer, when: u64, out: &mut impl Write) -> Result<()> {
         let mut body = String::new();
         for _ in 0..rng.between(1, 4) {
             let words = 40 + rng.below(90);
             self.words.text(rng, words, &mut body);
             body.push_str("\n\n");
         }
-        let ((postmark, date), id) = (mail_dates(when), rng.next());
+        let ((_, date), id) = (mail_dates(when), rng.next());
         let (email, name) = (&of.email, format!("{} {}", of.first, of.last));
         write!(
             out,
-            "From {email} {postmark}\nReturn-Path: <{email}>\nMessage-ID: <{id:016x}@mail.example>\nDate: {date}\nFrom: {name} <{email}>\n\
+            "Return-Path: <{email}>\nMessage-ID: <{id:016x}@mail.example>\nDate: {date}\nFrom: {name} <{email}>\n\
              To: support@shop.example\nSubject: {} {}\nContent-Type: text/plain; charset=utf-8\n\nDear support,\n\n{body}Regards,\n{name}\n{}\n\n",
             self.words.word(rng),
             self.words.word(rng),
@@ -400,6 +416,12 @@ impl Crm {
             self.mail(&mut rng, known(whom), when, &mut out)?;
         }
         out.flush()?;
+        for c in everyone.iter().step_by((customers / 100).max(1) as usize) {
+            self.folder(&mut rng, c, c.id % 3 + 1, PAST.0)?;
+        }
+        if !(subject - 1).is_multiple_of((customers / 100).max(1)) {
+            self.folder(&mut rng, known(subject), 3, PAST.0)?;
+        }
         self.small_files(mb)?;
         for i in 0..10 {
             let mut out = self.appender(&format!("random/blob{i}.bin"))?;
@@ -494,6 +516,7 @@ impl Crm {
             self.mail(&mut rng, whom, day + i * 400 % DAY, &mut out)?;
         }
         out.flush()?;
+        self.folder(&mut rng, &newcomers[0], 1, day)?;
         for i in 0..5 {
             let mut text = String::new();
             self.words.text(&mut rng, 500, &mut text);
