@@ -1,12 +1,22 @@
 //! How the process holds memory. GNU's allocator makes up to eight arenas a processor, each of which keeps what was freed in it for itself:
-//! with many short-lived threads that is a fifth of all memory, and the bound that the configuration gives is meant for the process.
+//! with many short-lived threads that is a fifth of all memory, and the bound that the configuration gives is meant for the process. And once
+//! a large buffer was freed, it puts the next ones among the small ones, where the room between them is lost.
 
-/// Two arenas, for all threads. Does nothing where the allocator is another. Called before there are threads.
+/// Buffers of so many bytes are kept apart, and given back when they are freed: packs, windows of a restore.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-pub fn few_arenas() {
-    // SAFETY: no other thread runs yet, and the call only sets a number; what it answers (whether the setting is known) changes nothing.
+const APART: libc::c_int = 4 << 20;
+/// Free bytes at an arena's end that are kept for what comes next.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const SPARE: libc::c_int = 32 << 20;
+
+/// Two arenas, for all threads, and large buffers apart. Does nothing where the allocator is another. Called before there are threads.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub fn settle() {
+    // SAFETY: no other thread runs yet, and the calls only set numbers; what they answer (whether the setting is known) changes nothing.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 2);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, APART);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, SPARE);
     }
 }
 
@@ -22,7 +32,7 @@ pub fn give_back() {
 
 /// See above.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub fn few_arenas() {}
+pub fn settle() {}
 
 /// See above.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]

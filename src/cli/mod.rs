@@ -60,7 +60,7 @@ const FAILED: u8 = 4;
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    crate::memory::few_arenas();
+    crate::memory::settle();
     let args: Vec<OsString> = std::env::args_os().collect();
     match Cli::try_parse_from(&args) {
         Ok(cli) => ExitCode::from(run(cli)),

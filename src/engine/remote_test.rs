@@ -481,7 +481,7 @@ fn more_people_than_memory_holds_are_erased_in_several_runs() {
     let at_once = planned(&session);
     assert_eq!(at_once.iter().map(|(tally, ..)| tally.len()).collect::<Vec<_>>(), [5]);
     // Of two people.
-    session.config.memory = 2 << 20;
+    session.config.memory = 5 << 19;
     assert_eq!(planned(&session), at_once);
     let report = scene.erase(&session).unwrap();
     assert_eq!(report.done.iter().collect::<BTreeSet<_>>(), ids.iter().collect());

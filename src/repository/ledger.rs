@@ -12,10 +12,13 @@ use ciborium::Value;
 use jiff::Timestamp;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
 const PREFIX: &str = "ledger/";
+/// Bytes of CBOR beyond which an entry is held packed.
+const PACKED: usize = 4 << 10;
 /// Other writers that may be first, before appending gives up.
 const ATTEMPTS: usize = 1000;
 
@@ -32,20 +35,47 @@ pub struct LedgerEntry {
     pub prev: [u8; 32],
     /// BLAKE3 of the entry's CBOR.
     pub hash: [u8; 32],
-    /// The entry's CBOR: a long ledger is held as it is stored, and what an entry says is read when somebody asks.
-    plain: Box<[u8]>,
+    held: Held,
+}
+
+/// An entry's CBOR: a long ledger is held as it is stored, and what an entry says is read when somebody asks.
+#[derive(Debug, Clone, PartialEq)]
+enum Held {
+    Plain(Box<[u8]>),
+    /// A twentieth of it, by zstd: what was done for hundreds of people repeats the same names.
+    Packed {
+        frame: Box<[u8]>,
+        len: usize,
+    },
+}
+
+impl Held {
+    fn new(plain: &[u8]) -> Held {
+        match (plain.len() > PACKED).then(|| zstd::bulk::compress(plain, 1)) {
+            Some(Ok(frame)) => Held::Packed { frame: frame.into(), len: plain.len() },
+            _ => Held::Plain(plain.into()),
+        }
+    }
+
+    fn plain(&self) -> std::io::Result<Cow<'_, [u8]>> {
+        match self {
+            Held::Plain(plain) => Ok(Cow::Borrowed(plain)),
+            Held::Packed { frame, len } => zstd::bulk::decompress(frame, *len).map(Cow::Owned),
+        }
+    }
 }
 
 impl LedgerEntry {
     pub(super) fn decode(key: &str, plain: &[u8]) -> Result<LedgerEntry> {
         let Stored { seq, at, actor, prev, body: IgnoredAny } = cbor::decode_any(key, plain)?;
-        Ok(LedgerEntry { seq, at, actor, prev, hash: *blake3::hash(plain).as_bytes(), plain: plain.into() })
+        Ok(LedgerEntry { seq, at, actor, prev, hash: *blake3::hash(plain).as_bytes(), held: Held::new(plain) })
     }
 
     /// What it says.
     pub fn body<B: DeserializeOwned>(&self) -> Result<B> {
         let name = format!("ledger entry {}", self.seq);
-        let stored: Stored<Value> = cbor::decode_any(&name, &self.plain)?;
+        let plain = self.held.plain().map_err(|e| Error::damaged(&name, e.to_string()))?;
+        let stored: Stored<Value> = cbor::decode_any(&name, &plain)?;
         stored.body.deserialized().map_err(|e| Error::damaged(name, e.to_string()))
     }
 }
@@ -200,10 +230,14 @@ mod tests {
         for n in 1..=12u64 {
             assert_eq!(ledger.append("officer", &("noted", n)).unwrap(), n);
         }
+        let long = vec!["the same words".to_string(); 1000];
+        ledger.append("officer", &long).unwrap();
         let again = Ledger::load(&Arc::new(t.open().unwrap())).unwrap();
         again.check().unwrap();
         assert_eq!(again.entries(), ledger.entries());
         assert_eq!(again.head(), ledger.head());
+        assert!(matches!(&again.entries()[12].held, Held::Packed { frame, len } if frame.len() * 20 < *len));
+        assert_eq!(again.entries()[12].body::<Vec<String>>().unwrap(), long);
         assert_eq!(again.entries()[3].body::<(String, u64)>().unwrap().1, 4);
     }
 

@@ -204,6 +204,9 @@ fn run_dataset(
     drop(writer);
     let marks = view.marks.clone();
     drop(view);
+    if requests.len() > FEW {
+        memory::give_back();
+    }
     lease.check()?;
     let new: Vec<&Head> = works.iter().filter_map(|work| work.new.as_ref()).collect();
     session.repo.put_heads(&new, &|| {
@@ -322,6 +325,9 @@ fn verify_and_replace(
         crate::crash::step("propagate: delete old head");
         Ok(())
     })?;
+    if requests.len() > FEW {
+        memory::give_back();
+    }
     let gone = drop_dead(session, view, lease, &remove, report)?;
     report.gone = report.gone.and(gone);
     session.catalog.witness_heads(&config.name, &session.repo.heads(&config.name)?)?;

@@ -18,7 +18,7 @@ use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Bytes of memory that the records of one person take in a run, and what was changed in them; more people are erased in several runs.
-const PERSON: u64 = 1 << 20;
+const PERSON: u64 = 5 << 18;
 
 /// A printable plan.
 pub struct Plan {
