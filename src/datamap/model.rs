@@ -36,6 +36,10 @@ pub struct EntryPattern {
     pub placeholders: Vec<String>,
     /// Matches a path and captures the placeholders' values; see [`super::pattern`].
     pub pieces: Vec<PatternPiece>,
+    /// Stands in every path that is meant.
+    pub(super) needle: String,
+    /// The pattern of the folders that carry every identity already.
+    pub(super) folder: Option<Vec<PatternPiece>>,
 }
 
 /// A part of an entry pattern.

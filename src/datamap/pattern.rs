@@ -49,7 +49,8 @@ impl EntryPattern {
             return Err("where a placeholder ends cannot be told: put a literal between it and the next `*`, `?` or placeholder".into());
         }
         let glob = globset::GlobBuilder::new(&glob_text(&pieces)).literal_separator(true).build().map_err(|e| e.to_string())?;
-        Ok(EntryPattern { source: source.to_string(), glob: glob.compile_matcher(), placeholders, pieces })
+        let folder = folder(&pieces);
+        Ok(EntryPattern { source: source.to_string(), glob: glob.compile_matcher(), placeholders, needle: needle(&pieces), folder, pieces })
     }
 
     /// Whether the entry with this path is meant, and if so the identities (kind, value) that its path carries, in the order of
@@ -57,13 +58,21 @@ impl EntryPattern {
     ///
     /// A captured value that is not UTF-8 is given as [`super::Value::canonical`] gives such bytes: `x'6a61…'`.
     pub fn matches(&self, path: &[u8]) -> Option<Vec<(String, String)>> {
-        // Most entries are rejected by their last bytes; a backup asks this for each of perhaps a million.
+        // Most entries are rejected by their last bytes, or because what must stand in them does not: a backup asks this for each of perhaps a
+        // million, an erasure for those of each archive.
         if matches!(self.pieces.last(), Some(PatternPiece::Literal(end)) if !path.ends_with(end.trim_start_matches('/').as_bytes())) {
             return None;
         }
+        if memchr::memmem::find(path, self.needle.as_bytes()).is_none() {
+            return None;
+        }
+        self.captures(&self.pieces, path)
+    }
+
+    fn captures(&self, pieces: &[PatternPiece], path: &[u8]) -> Option<Vec<(String, String)>> {
         let mut failed = HashSet::new();
         let mut captures = Vec::new();
-        if !matches_from(&self.pieces, path, 0, 0, &mut captures, &mut failed) {
+        if !matches_from(pieces, path, 0, 0, &mut captures, &mut failed) {
             return None;
         }
         let value = |(from, to): (usize, usize)| {
@@ -79,27 +88,7 @@ impl EntryPattern {
     /// Like [`EntryPattern::matches`], for a folder on the way to what the pattern means, if its own path already carries every identity:
     /// of `users/{email}/profile.json`, the folder `users/jane@example.org`.
     pub fn matches_folder(&self, path: &[u8]) -> Option<Vec<(String, String)>> {
-        let last = self.pieces.iter().rposition(|p| matches!(p, PatternPiece::Identity(_)))?;
-        let mut pieces: Vec<PatternPiece> = self.pieces.get(..=last)?.to_vec();
-        let mut inside = false;
-        for piece in self.pieces.get(last + 1..)? {
-            match piece {
-                PatternPiece::Literal(text) => {
-                    let (before, after) = text.split_once('/').map_or((text.as_str(), None), |(b, a)| (b, Some(a)));
-                    if !before.is_empty() {
-                        pieces.push(PatternPiece::Literal(before.to_string()));
-                    }
-                    if after.is_some() {
-                        inside = true;
-                        break;
-                    }
-                }
-                PatternPiece::DoubleStar => break,
-                other => pieces.push(other.clone()),
-            }
-        }
-        let folder = EntryPattern { pieces, ..self.clone() };
-        inside.then(|| folder.matches(path)).flatten()
+        self.captures(self.folder.as_deref()?, path)
     }
 
     /// Whether the entry with this path is meant.
@@ -170,6 +159,36 @@ fn pieces(text: &str) -> Result<Vec<PatternPiece>, String> {
         }
     }
     Ok(pieces)
+}
+
+/// What stands in every path that is meant: the longest literal, without the `/` that `**/` may leave out.
+fn needle(pieces: &[PatternPiece]) -> String {
+    let literals =
+        pieces.iter().filter_map(|p| if let PatternPiece::Literal(text) = p { Some(text.trim_start_matches('/')) } else { None });
+    literals.max_by_key(|text| text.len()).unwrap_or_default().to_string()
+}
+
+/// The pattern of a folder that carries every identity in its path already, on the way to what is meant: up to the end of the component in which
+/// the last placeholder stands.
+fn folder(pieces: &[PatternPiece]) -> Option<Vec<PatternPiece>> {
+    let last = pieces.iter().rposition(|p| matches!(p, PatternPiece::Identity(_)))?;
+    let mut out: Vec<PatternPiece> = pieces.get(..=last)?.to_vec();
+    for piece in pieces.get(last + 1..)? {
+        match piece {
+            PatternPiece::Literal(text) => {
+                let (before, after) = text.split_once('/').map_or((text.as_str(), None), |(b, a)| (b, Some(a)));
+                if !before.is_empty() {
+                    out.push(PatternPiece::Literal(before.to_string()));
+                }
+                if after.is_some() {
+                    return Some(out);
+                }
+            }
+            PatternPiece::DoubleStar => return None,
+            other => out.push(other.clone()),
+        }
+    }
+    None
 }
 
 /// The same pattern for globset, to prefilter and to show; placeholders become `*`.
@@ -303,6 +322,25 @@ mod tests {
     }
 
     #[test]
+    fn folders_on_the_way_carry_the_identity_too() {
+        for (pattern, yes, no) in [
+            ("uploads/{id}/**", &["uploads/42"][..], &["uploads", "uploads/42/a", "x/uploads/42"][..]),
+            ("**/mail/people/{id}/**", &["mail/people/42", "a/mail/people/42"], &["mail/people", "mail/people/42/1.eml"]),
+            ("u/{id}-x/p.json", &["u/7-x"], &["u/7", "u/7-x/p.json"]),
+            ("u/{id}.png", &[], &["u", "u/7.png"]),
+            ("u/x/**", &[], &["u/x"]),
+        ] {
+            let compiled = EntryPattern::parse(pattern).unwrap();
+            for path in yes {
+                assert!(compiled.matches_folder(path.as_bytes()).is_some(), "{pattern} should mean the folder {path}");
+            }
+            for path in no {
+                assert!(compiled.matches_folder(path.as_bytes()).is_none(), "{pattern} should not mean the folder {path}");
+            }
+        }
+    }
+
+    #[test]
     fn a_path_that_is_not_utf8_matches_too() {
         let pattern = EntryPattern::parse("u/{id}/*").unwrap();
         assert_eq!(pattern.matches(b"u/\xff1/\xfe").unwrap(), [("id".to_string(), "x'ff31'".to_string())]);
@@ -344,6 +382,14 @@ mod tests {
                     prop_assert_eq!(found.len(), compiled.placeholders.len());
                 }
                 compiled.display(&path);
+            }
+        }
+
+        #[test]
+        fn nothing_that_is_meant_is_passed_over(pattern in "[ab/*?{}k]{1,10}", path in "/?[abk]{1,2}(/[abk]{0,2}){0,3}") {
+            if let Ok(compiled) = EntryPattern::parse(&pattern) {
+                let slow = compiled.captures(&compiled.pieces, path.as_bytes());
+                prop_assert_eq!(compiled.matches(path.as_bytes()), slow);
             }
         }
 

@@ -12,10 +12,9 @@ use std::sync::{Arc, Mutex};
 pub(super) const TINY: CutSizes = CutSizes { min: 64, avg: 256, max: 1024 };
 
 pub(super) fn collection(name: &str) -> Collection {
-    let glob = globset::Glob::new("**").unwrap().compile_matcher();
     Collection {
         name: name.into(),
-        entry: EntryPattern { source: "**".into(), glob, placeholders: Vec::new(), pieces: Vec::new() },
+        entry: EntryPattern::parse("**").unwrap(),
         format: None,
         table: name.into(),
         dialect: Dialect::default(),

@@ -132,12 +132,7 @@ pub fn collection(table: &str, fields: &[&str], probes: Vec<Probe>) -> Collectio
     };
     Collection {
         name: table.to_lowercase(),
-        entry: EntryPattern {
-            source: "crm.db".into(),
-            glob: globset::Glob::new("crm.db").unwrap().compile_matcher(),
-            placeholders: vec![],
-            pieces: vec![],
-        },
+        entry: EntryPattern::parse("crm.db").unwrap(),
         format: Some("sqlite".into()),
         table: table.into(),
         dialect: Dialect::default(),
