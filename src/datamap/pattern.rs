@@ -63,9 +63,7 @@ impl EntryPattern {
         if matches!(self.pieces.last(), Some(PatternPiece::Literal(end)) if !path.ends_with(end.trim_start_matches('/').as_bytes())) {
             return None;
         }
-        if memchr::memmem::find(path, self.needle.as_bytes()).is_none() {
-            return None;
-        }
+        memchr::memmem::find(path, self.needle.as_bytes())?;
         self.captures(&self.pieces, path)
     }
 
