@@ -7,8 +7,8 @@
 //!
 //! `base` writes about `--mb` megabytes into DIR: `db/crm.db` (SQLite: customers, orders, messages; a bit more than half),
 //! `exports/` (CSV and NDJSON, a fifth), `mail/support.mbox` (a sixth), `mail/people/ID/` (letters of a hundred customers and of the one
-//! to erase, a file each), `files/` (many small texts) and `random/` (what cannot be compressed). `night N` (2, 3, …) turns night N - 1 into night N in place: 1 % of the orders change, nine in ten of them among the
-//! newest tenth; at 1,880 MB there come 5,000 orders, 200 customers, 1,000 messages and as many lines and mails as belong to that.
+//! to erase, a file each), `files/` (many small texts) and `random/` (what cannot be compressed). `night N` (2, 3, …) turns night
+//! N - 1 into night N in place: 1 % of the orders change, nine in ten of them among the newest tenth; at 1,880 MB there come 5,000 orders, 200 customers, 1,000 messages and as many lines and mails as belong to that.
 //! `--identity` writes the e-mail address and customer id of one person, as an identity file, to erase later. The person is in
 //! the database and the exports, has a folder of letters, and is not in the mbox.
 //!
@@ -309,7 +309,7 @@ impl Crm {
             self.words.text(rng, words, &mut body);
             body.push_str("\n\n");
         }
-        let ((_, date), id) = (mail_dates(when), rng.next());
+        let (date, id) = (mail_dates(when).1, rng.next());
         let (email, name) = (&of.email, format!("{} {}", of.first, of.last));
         write!(
             out,

@@ -97,12 +97,15 @@ pub fn entries<'r>(reader: &'r ChunkReader, tree: &Tree) -> impl Iterator<Item =
 
 /// The same without a copy of what the reader has decoded already.
 pub fn shared_entries<'r>(reader: &'r ChunkReader, tree: &Tree) -> SharedEntries<'r> {
-    let chunks = Chunks { reader, refs: Box::new(tree_iter(reader, tree)), ahead: Vec::new().into_iter(), done: false };
-    SharedEntries { chunks: chunks.peekable(), entries: Arc::new([]), at: 0, done: false }
+    SharedEntries { chunks: chunks(reader, tree).peekable(), entries: Arc::new([]), at: 0, done: false }
 }
 
 /// Goes over the chunks of a list in order. Ends after the first error.
 pub fn list_chunks<'r>(reader: &'r ChunkReader, tree: &Tree) -> impl Iterator<Item = Result<ListChunk>> + use<'r> {
+    chunks(reader, tree)
+}
+
+fn chunks<'r>(reader: &'r ChunkReader, tree: &Tree) -> Chunks<'r> {
     Chunks { reader, refs: Box::new(tree_iter(reader, tree)), ahead: Vec::new().into_iter(), done: false }
 }
 
