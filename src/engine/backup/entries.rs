@@ -1,7 +1,8 @@
 //! One entry after the other: what the source has, cut by the format that the data map says, or as plain bytes.
 
+use super::assembly::{Assembly, Flight, Line, Made};
 use super::parent::{Known, Parent, ParentArchive};
-use super::pipeline::{Coverage, MarkJob, Pipeline, Ticket};
+use super::pipeline::{Coverage, MarkJob, Pipeline};
 use super::{EntryCounts, source_error};
 use crate::config::{self, Config, Source};
 use crate::datamap::EntryPattern;
@@ -10,8 +11,7 @@ use crate::env::Env;
 use crate::format::cutter::{CutSizes, Gear, RawCutter, RecordPieces, max_record};
 use crate::format::registry::{self, Serves};
 use crate::format::{RecordFormat, sqlite};
-use crate::repository::TreeWriter;
-use crate::repository::entry::{ChunkId, ChunkRef, Entry, EntryKind, Mapped, Time, Tree};
+use crate::repository::entry::{Entry, EntryKind, Mapped, Time, Tree};
 use crate::source::PathGlobs;
 use crate::source::command::{CommandLine, CommandStream, standard_input};
 use crate::source::file::{SourceFile, is_sqlite};
@@ -19,7 +19,7 @@ use crate::source::patient::Patient;
 use crate::source::walk::{LOGS, Problem, Severity, Walk, WalkItem, WalkOptions, Walked};
 use crate::{Error, Result};
 use std::cell::{Cell, RefCell};
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -27,8 +27,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Pieces that may be on their way at a time.
-const IN_FLIGHT: usize = 24;
 /// Bytes at an entry's start by which its format is told.
 const HEAD: usize = 65536;
 
@@ -56,116 +54,10 @@ pub struct Run<'a> {
     parent: ParentArchive,
     raw_gear: Gear,
     totals: Totals,
+    flight: Flight,
+    line: Line<'a>,
     /// Paths that could not be stored: hard links to them must stand for themselves.
     lost: HashSet<Vec<u8>>,
-}
-
-/// An entry whose pieces are being collected.
-struct Assembly<'p, 'w> {
-    pipeline: &'p Pipeline<'p>,
-    /// With the bytes that each keeps in memory.
-    tickets: VecDeque<(usize, Ticket)>,
-    flying: usize,
-    /// Bytes that may be on their way.
-    most: usize,
-    tree: TreeWriter<'w>,
-    known: Known,
-    /// Pieces so far.
-    pieces: usize,
-    /// Of the run that was asked about last.
-    asked: Option<ChunkId>,
-    read: u64,
-}
-
-impl<'p, 'w> Assembly<'p, 'w> {
-    fn new(pipeline: &'p Pipeline<'p>, writer: &'w crate::repository::ChunkWriter, known: Known, memory: u64) -> Self {
-        let most = usize::try_from(memory / 4).unwrap_or(usize::MAX);
-        Assembly {
-            pipeline,
-            tickets: VecDeque::new(),
-            flying: 0,
-            most,
-            tree: TreeWriter::new(writer),
-            known,
-            pieces: 0,
-            asked: None,
-            read: 0,
-        }
-    }
-
-    fn piece(&mut self, bytes: impl Into<Vec<u8>> + AsRef<[u8]>, context: &[u8], marks: impl FnOnce() -> Result<MarkJob>) -> Result<()> {
-        let id = self.pipeline.id(bytes.as_ref());
-        self.piece_of(id, bytes, context, marks)
-    }
-
-    fn piece_of(
-        &mut self,
-        id: ChunkId,
-        bytes: impl Into<Vec<u8>> + AsRef<[u8]>,
-        context: &[u8],
-        marks: impl FnOnce() -> Result<MarkJob>,
-    ) -> Result<()> {
-        let length = bytes.as_ref().len();
-        let ticket = match self.known(&id, context)? {
-            Some(known) => Ticket::Known(known),
-            None => self.pipeline.submit(id, bytes.into(), marks()?),
-        };
-        self.push(length, ticket)
-    }
-
-    /// Takes the run of a database as it was before, if it is that: it is scrubbed, and its block is known.
-    fn unchanged(&mut self, run: &[u8]) -> Result<bool> {
-        if !self.known.is_scrubbed() {
-            return Ok(false);
-        }
-        let id = self.pipeline.id(run);
-        self.asked = Some(id);
-        match self.known(&id, &[])? {
-            Some(known) => self.push(run.len(), Ticket::Known(known)).map(|()| true),
-            None => Ok(false),
-        }
-    }
-
-    /// Takes the run of a database.
-    fn run(&mut self, run: sqlite::cut::CutRun<'_>) -> Result<()> {
-        let asked = self.asked.take().filter(|_| run.as_asked);
-        let id = asked.unwrap_or_else(|| self.pipeline.id(run.bytes));
-        self.piece_of(id, run.bytes, run.context, || Ok(MarkJob::Ready((run.marks)()?)))
-    }
-
-    /// The reference that an earlier archive has for exactly this piece, if all that it names is there.
-    fn known(&mut self, id: &ChunkId, context: &[u8]) -> Result<Option<ChunkRef>> {
-        Ok(self.known.get(self.pieces, id, context)?.filter(|k| self.pipeline.has(k)))
-    }
-
-    fn push(&mut self, length: usize, ticket: Ticket) -> Result<()> {
-        self.read += length as u64;
-        self.pieces += 1;
-        let held = if matches!(ticket, Ticket::Coming(_)) { length } else { 0 };
-        self.flying += held;
-        self.tickets.push_back((held, ticket));
-        while self.tickets.len() > IN_FLIGHT || self.flying > self.most {
-            self.take()?;
-        }
-        Ok(())
-    }
-
-    fn take(&mut self) -> Result<()> {
-        match self.tickets.pop_front() {
-            Some((held, ticket)) => {
-                self.flying -= held;
-                self.tree.push(ticket.wait()?)
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn finish(mut self) -> Result<(crate::repository::entry::Tree, u64)> {
-        while !self.tickets.is_empty() {
-            self.take()?;
-        }
-        Ok((self.tree.finish()?, self.read))
-    }
 }
 
 impl<'a> Run<'a> {
@@ -178,11 +70,31 @@ impl<'a> Run<'a> {
         parent: ParentArchive,
         gear_seed: [u8; 32],
     ) -> Run<'a> {
-        Run { whole, env, config, pipeline, parent, raw_gear: Gear::new(&gear_seed), totals: Totals::default(), lost: HashSet::new() }
+        let flight = Flight::new(whole.memory);
+        Run {
+            whole,
+            env,
+            config,
+            pipeline,
+            parent,
+            raw_gear: Gear::new(&gear_seed),
+            totals: Totals::default(),
+            line: Line::new(&flight),
+            flight,
+            lost: HashSet::new(),
+        }
     }
 
     /// Hands every entry to `emit`, in archive order.
     pub fn all(&mut self, emit: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()> {
+        self.source(emit)?;
+        while let Some(made) = self.line.next(true) {
+            self.complete(made, emit)?;
+        }
+        Ok(())
+    }
+
+    fn source(&mut self, emit: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()> {
         match &self.config.source {
             Source::Paths { roots, include, exclude, exclude_caches, one_file_system } => {
                 let options = WalkOptions {
@@ -221,7 +133,23 @@ impl<'a> Run<'a> {
         self.totals
     }
 
-    fn emit(&mut self, entry: Entry, emit: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()> {
+    /// Lines an entry up, and emits whose turn it is.
+    fn emit(&mut self, made: impl Into<Made<'a>>, emit: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()> {
+        self.line.push(made);
+        while let Some(made) = self.line.next(false) {
+            self.complete(made, emit)?;
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, made: Made<'a>, emit: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()> {
+        let Made { mut entry, coming, coverage } = made;
+        if let Some(assembly) = coming {
+            let (tree, read) = assembly.finish()?;
+            self.totals.read_bytes += read;
+            entry.content = Some(tree);
+        }
+        self.report_malformed(&entry, coverage.as_deref());
         self.totals.entries += 1;
         self.totals.source_bytes += entry.content.as_ref().map_or(0, |t| t.len());
         emit(entry)
@@ -246,8 +174,8 @@ impl<'a> Run<'a> {
             match walked {
                 Walked::Problem(p) => self.problem(p),
                 Walked::Item(item) => {
-                    if let Some(entry) = self.item(*item, &mut parent)? {
-                        self.emit(entry, emit)?;
+                    if let Some(made) = self.item(*item, &mut parent)? {
+                        self.emit(made, emit)?;
                     }
                 }
             }
@@ -255,7 +183,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn item(&mut self, mut item: WalkItem, parent: &mut Parent<'_>) -> Result<Option<Entry>> {
+    fn item(&mut self, mut item: WalkItem, parent: &mut Parent<'_>) -> Result<Option<Made<'a>>> {
         if let Some(p) = item.problem.take() {
             self.problem(p);
         }
@@ -271,7 +199,7 @@ impl<'a> Run<'a> {
             item.unlink();
         }
         if item.entry.kind != EntryKind::File {
-            return Ok(Some(item.entry));
+            return Ok(Some(item.entry.into()));
         }
         let before = parent.at(&item.entry.path)?;
         let collections = self.collections_of(&item.entry.path);
@@ -290,7 +218,7 @@ impl<'a> Run<'a> {
                 ..item.entry
             };
             self.env.monitor.advance(entry.size);
-            return Ok(Some(entry));
+            return Ok(Some(entry.into()));
         }
         match &before {
             Some(_) => self.totals.counts.changed += 1,
@@ -315,12 +243,12 @@ impl<'a> Run<'a> {
             .collect()
     }
 
-    fn file(&mut self, item: WalkItem, mut file: SourceFile, collections: Vec<usize>, known: Known) -> Result<Option<Entry>> {
+    fn file(&mut self, item: WalkItem, mut file: SourceFile, collections: Vec<usize>, known: Known) -> Result<Option<Made<'a>>> {
         let mut entry = item.entry;
         let mut known = Some(known);
         if is_sqlite(file.file()) {
             match self.database(entry.clone(), &item.path, Some((collections.clone(), known.take().unwrap_or_default()))) {
-                Ok(made) => return Ok(Some(made)),
+                Ok(made) => return Ok(Some(made.into())),
                 Err(e @ (Error::Interrupted(_) | Error::Store(_))) => return Err(e),
                 Err(e) => {
                     // Better a copy of its bytes than nothing; but a copy of a database that is being written to may not open.
@@ -333,7 +261,7 @@ impl<'a> Run<'a> {
         let format = self.record_format(&entry, &collections, Some(&file))?;
         let covers = Arc::new(Coverage::new(&self.config.map, &collections));
         let known = known.unwrap_or_default().covering(&if format.is_some() { covers.keys() } else { Vec::new() });
-        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known, self.whole.memory);
+        let mut assembly = Assembly::new(self.pipeline, &self.flight, known);
         let mut coverage = None;
         if let Some(format) = format {
             match self.records(&entry, format, &covers, &collections, &mut file, &mut assembly) {
@@ -348,7 +276,7 @@ impl<'a> Run<'a> {
                         severity: Severity::Warning,
                         message: format!("{e}; stored as plain bytes, which no erasure can edit"),
                     });
-                    return self.again_as_bytes(entry, &item.path);
+                    return Ok(Some(self.again_as_bytes(entry, &item.path)?.into()));
                 }
                 Err(e) => return Err(e),
             }
@@ -358,14 +286,10 @@ impl<'a> Run<'a> {
             }
             self.raw(&entry, &mut file, &mut assembly)?;
         }
-        let (tree, read) = assembly.finish()?;
-        self.totals.read_bytes += read;
-        self.report_malformed(&entry, coverage.as_deref());
         if let Some(p) = file.finish(&mut entry) {
             self.problem(p);
         }
-        entry.content = Some(tree);
-        Ok(Some(entry))
+        Ok(Some(Made { entry, coming: Some(assembly), coverage }))
     }
 
     /// Records that are not of their format are stored, and nobody can be found in them: the user must know.
@@ -378,9 +302,9 @@ impl<'a> Run<'a> {
     }
 
     /// Reads a file from its start once more, as plain bytes.
-    fn again_as_bytes(&mut self, mut entry: Entry, path: &Path) -> Result<Option<Entry>> {
+    fn again_as_bytes(&mut self, mut entry: Entry, path: &Path) -> Result<Entry> {
         let mut file = std::fs::File::open(path).map_err(Error::io("read", path))?;
-        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), Known::default(), self.whole.memory);
+        let mut assembly = Assembly::new(self.pipeline, &self.flight, Known::default());
         self.raw(&entry, &mut file, &mut assembly)?;
         let (tree, read) = assembly.finish()?;
         self.totals.read_bytes += read;
@@ -388,7 +312,7 @@ impl<'a> Run<'a> {
         entry.content = Some(tree);
         // Not to be taken for a good state of it by the next backup.
         entry.seen = None;
-        Ok(Some(entry))
+        Ok(entry)
     }
 
     fn record_format(&self, entry: &Entry, collections: &[usize], file: Option<&SourceFile>) -> Result<Option<&'static dyn RecordFormat>> {
@@ -413,7 +337,7 @@ impl<'a> Run<'a> {
         Ok(None)
     }
 
-    fn raw(&self, entry: &Entry, from: &mut dyn Read, assembly: &mut Assembly<'_, '_>) -> Result<()> {
+    fn raw(&self, entry: &Entry, from: &mut dyn Read, assembly: &mut Assembly<'_>) -> Result<()> {
         for bytes in RawCutter::new(from, entry.display_path(), &self.raw_gear, CutSizes::bytes()) {
             let bytes = bytes?;
             self.one_more(&bytes)?;
@@ -429,7 +353,7 @@ impl<'a> Run<'a> {
         coverage: &Arc<Coverage>,
         collections: &[usize],
         from: &mut dyn Read,
-        assembly: &mut Assembly<'_, '_>,
+        assembly: &mut Assembly<'_>,
     ) -> Result<()> {
         let collection = &self.config.map.collections[collections[0]];
         let most = max_record(self.whole.memory);
@@ -503,7 +427,7 @@ impl<'a> Run<'a> {
         let cut = sqlite::cut::Cut::plan(snapshot, &self.config.map, collections, self.pipeline.token_key())?;
         // Blocks depend on which pages belong to which table: they are taken over only while that is the same.
         let known = known.covering(cut.covers());
-        let assembly = RefCell::new(Assembly::new(self.pipeline, self.pipeline.writer(), known, self.whole.memory));
+        let assembly = RefCell::new(Assembly::new(self.pipeline, &self.flight, known));
         let same = &mut |run: &[u8]| match assembly.borrow_mut().unchanged(run)? {
             true => self.one_more(run).map(|()| true),
             false => Ok(false),
@@ -544,7 +468,7 @@ impl<'a> Run<'a> {
         let mut whole = head.as_slice().chain(from);
         let covers = Arc::new(Coverage::new(&self.config.map, &collections));
         let known = known.covering(&if format.is_some() { covers.keys() } else { Vec::new() });
-        let mut assembly = Assembly::new(self.pipeline, self.pipeline.writer(), known, self.whole.memory);
+        let mut assembly = Assembly::new(self.pipeline, &self.flight, known);
         let mut coverage = None;
         match format {
             Some(format) => {

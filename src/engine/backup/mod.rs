@@ -4,6 +4,7 @@
 //! Order: packs → their sheets → head → ledger → catalog. Nothing names a chunk before it is durable. A source that fails as a whole
 //! (a command's exit code, a database that cannot be read) leaves no archive; a file that vanishes, changes or cannot be read is reported.
 
+mod assembly;
 mod entries;
 mod parent;
 mod pipeline;
