@@ -6,6 +6,7 @@
 
 use super::{Piece, RecordCutter, RecordFormat};
 use crate::datamap::Collection;
+use crate::repository::{Cut, Sizes};
 use crate::{Error, Result};
 use std::io::Read;
 
@@ -35,15 +36,22 @@ pub struct CutSizes {
     pub max: usize,
 }
 
+impl From<Cut> for CutSizes {
+    fn from(cut: Cut) -> CutSizes {
+        CutSizes { min: cut.min as usize, avg: cut.avg as usize, max: cut.max as usize }
+    }
+}
+
+/// Those of a repository with the usual sizes.
 impl CutSizes {
     /// For entries whose records an erasure may edit: small, so that it re-seals little.
-    pub const fn records() -> CutSizes {
-        CutSizes { min: 16 * 1024, avg: 64 * 1024, max: 256 * 1024 }
+    pub fn records() -> CutSizes {
+        CutSizes::from(Sizes::default().records)
     }
 
     /// For entries that are kept or deleted as a whole: large, for better compression and short lists.
-    pub const fn bytes() -> CutSizes {
-        CutSizes { min: 256 * 1024, avg: 1024 * 1024, max: 4 * 1024 * 1024 }
+    pub fn bytes() -> CutSizes {
+        CutSizes::from(Sizes::default().opaque)
     }
 }
 

@@ -73,7 +73,7 @@ pub use lease::Lease;
 pub use ledger::{Ledger, LedgerEntry};
 pub use list::{EntryListWriter, ListChunk, SharedEntries, entries, list_chunks, shared_entries};
 pub use live::Live;
-pub use params::{Cut, FORMAT_VERSION, Params, Sizes};
+pub use params::{Cut, FORMAT_VERSION, Params, RUN, Sizes};
 pub use read::ChunkReader;
 pub use slots::{Rotated, SlotInfo};
 pub use sweep::{DropOptions, Dropped, drop_chunks, drop_chunks_while};

@@ -14,6 +14,8 @@ pub const KEY: &str = "reseal.json";
 /// No chunk of any repository is longer, in bytes of plaintext.
 pub const MAX_CHUNK: u32 = 64 << 20;
 const MAX_PACK: u32 = 512 << 20;
+/// Bytes in a run of database pages: the only length that this version knows.
+pub const RUN: u32 = 64 << 10;
 
 /// Least, average and largest length of a piece, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +37,7 @@ pub struct Sizes {
     pub records: Cut,
     /// Pieces of everything else.
     pub opaque: Cut,
-    /// Runs of database pages.
+    /// Runs of database pages: [`RUN`].
     pub pages: u32,
     /// The longest chunk that is accepted, whatever its sort.
     pub chunk_limit: u32,
@@ -47,8 +49,8 @@ impl Default for Sizes {
         Sizes {
             pack: 16 << 20,
             records: Cut { min: 16 << 10, avg: 64 << 10, max: 256 << 10 },
-            opaque: Cut { min: 128 << 10, avg: 512 << 10, max: 2 << 20 },
-            pages: 64 << 10,
+            opaque: Cut { min: 256 << 10, avg: 1 << 20, max: 4 << 20 },
+            pages: RUN,
             chunk_limit: 32 << 20,
         }
     }
@@ -67,8 +69,8 @@ impl Sizes {
         if !cut(&self.records) || !cut(&self.opaque) {
             return Err("sizes of pieces must be at least 64, in the order min, avg, max, and within the chunk limit".to_string());
         }
-        if !(512..=self.chunk_limit).contains(&self.pages) || !self.pages.is_power_of_two() {
-            return Err(format!("runs of pages of {} bytes: a power of two from 512 on is needed", self.pages));
+        if self.pages != RUN {
+            return Err(format!("runs of database pages of {} bytes: this version knows runs of {RUN} bytes only", self.pages));
         }
         Ok(())
     }

@@ -185,6 +185,11 @@ impl ChunkWriter {
         &self.dataset
     }
 
+    /// How entries are cut in this repository.
+    pub fn sizes(&self) -> &Sizes {
+        &self.target.sizes
+    }
+
     /// Adds a chunk unless it is there or has been added. Fails when storing an earlier pack failed.
     pub fn add(&self, role: Role, bytes: &[u8]) -> Result<Added> {
         self.add_hashed(role, self.dataset.chunk_id(bytes), bytes)

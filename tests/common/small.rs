@@ -23,7 +23,6 @@ pub fn init(place: &Place) -> Session {
         pack: 64 << 10,
         records: Cut { min: 256, avg: 1024, max: 4096 },
         opaque: Cut { min: 1024, avg: 4096, max: 16384 },
-        pages: 4096,
         ..Sizes::default()
     };
     let options = InitOptions { kdf: KdfParams { memory_kib: 64, passes: 1, lanes: 1 }, sizes, ..InitOptions::default() };

@@ -8,7 +8,7 @@ use crate::config::{self, Config, Source};
 use crate::datamap::EntryPattern;
 use crate::engine::matching::is_path_collection;
 use crate::env::Env;
-use crate::format::cutter::{CutSizes, Gear, RawCutter, RecordPieces, max_record};
+use crate::format::cutter::{Gear, RawCutter, RecordPieces, max_record};
 use crate::format::registry::{self, Serves};
 use crate::format::{RecordFormat, sqlite};
 use crate::repository::entry::{Entry, EntryKind, Mapped, Time, Tree};
@@ -338,7 +338,7 @@ impl<'a> Run<'a> {
     }
 
     fn raw(&self, entry: &Entry, from: &mut dyn Read, assembly: &mut Assembly<'_>) -> Result<()> {
-        for bytes in RawCutter::new(from, entry.display_path(), &self.raw_gear, CutSizes::bytes()) {
+        for bytes in RawCutter::new(from, entry.display_path(), &self.raw_gear, self.pipeline.writer().sizes().opaque.into()) {
             let bytes = bytes?;
             self.one_more(&bytes)?;
             assembly.piece(bytes, &[], || Ok(MarkJob::None))?;
@@ -357,7 +357,8 @@ impl<'a> Run<'a> {
     ) -> Result<()> {
         let collection = &self.config.map.collections[collections[0]];
         let most = max_record(self.whole.memory);
-        for piece in RecordPieces::open(format, collection, from, entry.display_path(), &self.raw_gear, CutSizes::records(), most)? {
+        let sizes = self.pipeline.writer().sizes().records.into();
+        for piece in RecordPieces::open(format, collection, from, entry.display_path(), &self.raw_gear, sizes, most)? {
             let piece = piece?;
             self.one_more(&piece.bytes)?;
             let coverage = coverage.clone();

@@ -45,7 +45,7 @@ use crate::Result;
 use pages::Header;
 
 /// Bytes of a run: the unit in which databases are cut, sealed and edited. Every page size divides it.
-pub const RUN: usize = 65_536;
+pub const RUN: usize = crate::repository::RUN as usize;
 
 /// The bytes of a database, read at random. What is read does not change during the image's life.
 pub trait Image {
