@@ -385,3 +385,126 @@ fn the_whole_repository_put_back_is_noticed_by_the_catalog() {
         assert_eq!(c.verdict, Verdict::Pass);
     }
 }
+
+/// Whatever is missing today may be put back tomorrow: what runs every night must not have destroyed by then what it leads to.
+fn nights_take_nothing_away(prefixes: &[&str], only_one_at_a_time: bool) {
+    let base = base();
+    let all: Vec<String> =
+        base.shop.objects("").into_iter().filter(|k| prefixes.iter().any(|p| k.starts_with(p)) && !k.contains("/.tmp-")).collect();
+    assert!(all.len() > 1);
+    let groups: Vec<Vec<String>> = if only_one_at_a_time { all.iter().map(|o| vec![o.clone()]).collect() } else { vec![all.clone()] };
+    for group in groups {
+        for truncated in [false, true] {
+            let shop = base.shop.copy(&base.work);
+            let at = format!("{group:?}, truncated: {truncated}");
+            for object in &group {
+                let path = shop.path(object);
+                let harm = if truncated { Harm::Truncate } else { Harm::Delete };
+                assert!(harm.inflict(&shop, object, None, &base.before) && path.exists() == truncated);
+            }
+            for args in [&["rotate"][..], &["propagate"], &["rotate"], &["backup"]] {
+                let ran = shop.run(DUE, args);
+                // A pack is looked at by who reads it.
+                let may_be_well = args[0] != "rotate" || prefixes == ["backups/packs/"];
+                assert!(may_be_well || ran.code != Some(0), "{at}: {args:?} says that all is well: {}{}", ran.stdout, ran.stderr);
+                assert_ne!(ran.code, Some(101), "{at}: {args:?}: {}", ran.stderr);
+            }
+            for object in &group {
+                std::fs::create_dir_all(shop.path(object).parent().unwrap()).unwrap();
+                std::fs::copy(base.shop.path(object), shop.path(object)).unwrap();
+            }
+            let session = shop.open(DUE).unwrap();
+            for (archive, expected) in &base.expected {
+                match shop.restore_one(&session, archive) {
+                    Ok(tree) => assert!(tree == *expected, "{at}: archive {archive} restored to something else"),
+                    Err(e) => panic!("{at}: archive {archive} is lost: {e}"),
+                }
+            }
+            drop(session);
+            shop.run(DUE, &["rotate"]).ok();
+            shop.run(DUE, &["verify", "--read-data"]).ok();
+        }
+    }
+}
+
+#[test]
+fn a_head_that_is_put_back_later_finds_its_chunks() {
+    nights_take_nothing_away(&["backups/archives/"], true);
+}
+
+#[test]
+fn all_heads_that_are_put_back_later_find_their_chunks() {
+    nights_take_nothing_away(&["backups/archives/"], false);
+}
+
+#[test]
+fn a_key_sheet_that_is_put_back_later_finds_its_pack() {
+    nights_take_nothing_away(&["backups/sheets/"], true);
+}
+
+#[test]
+fn all_key_sheets_that_are_put_back_later_find_their_packs() {
+    nights_take_nothing_away(&["backups/sheets/"], false);
+}
+
+#[test]
+fn packs_and_keys_of_datasets_that_are_put_back_later_are_what_was_missing() {
+    nights_take_nothing_away(&["backups/packs/"], true);
+    nights_take_nothing_away(&["backups/datasets/"], true);
+}
+
+#[test]
+fn an_archive_that_is_lost_is_given_up_by_a_decision_and_no_other_one_is() {
+    let base = base();
+    let session = base.shop.open(DUE).unwrap();
+    let heads = session.heads("a").unwrap().latest;
+    drop(session);
+    let (lost, kept) = (heads[0].clone(), heads[1].head.archive.to_string());
+    let id = lost.head.archive.to_string();
+    let shop = base.shop.copy(&base.work);
+    let give_up = |id: &str| shop.run(DUE, &["rotate", "--lost", id, "--reason", "disk 3 died"]);
+    assert!(give_up(&id).exits(1).stderr.contains("retention decides"), "it is whole");
+    std::fs::remove_file(shop.path(&format!("backups/{}", lost.key))).unwrap();
+    let warned = shop.run(DUE, &["rotate"]).exits(3);
+    assert!(warned.stderr.contains(&id) && warned.stderr.contains("rotate --lost"), "{}", warned.stderr);
+    assert!(shop.run(DUE, &["rotate", "--lost", &id]).code == Some(2), "without a reason");
+    give_up(&kept).exits(1);
+    give_up("ffffffffff").exits(2);
+    let done = shop.run(DUE, &["rotate", "--lost", &id[..8], "--reason", "disk 3 died", "--json"]).ok().json();
+    assert_eq!(
+        (done["given_up"][0]["archive"].as_str(), done["datasets"][0]["gone"].as_str()),
+        (Some(id.as_str()), Some("PASS")),
+        "{done}"
+    );
+    shop.run(DUE, &["verify", "--read-data"]).ok();
+    assert!(shop.run(DUE, &["audit"]).ok().stdout.contains("lost: disk 3 died"));
+    // One that is there, and that a verification found damaged, can be given up as well.
+    let session = shop.open(DUE).unwrap();
+    let pack = of_pack_alone(&shop, &session, &kept);
+    drop(session);
+    std::fs::remove_file(shop.path(&pack)).unwrap();
+    shop.run(DUE, &["verify"]).exits(4);
+    give_up(&kept).ok();
+    shop.run(DUE, &["verify", "--read-data"]).ok();
+    assert!(!shop.run(DUE, &["archives"]).ok().stdout.contains(&kept[..8]));
+}
+
+/// A pack that this archive needs.
+fn of_pack_alone(shop: &Shop, session: &Session, archive: &str) -> String {
+    let packs = needs(session).remove(archive).unwrap();
+    shop.objects("backups/packs/a").into_iter().find(|object| packs.contains(last(object))).unwrap()
+}
+
+#[test]
+fn an_erasure_is_not_done_while_the_keys_of_a_dataset_are_missing() {
+    let base = base();
+    let shop = base.shop.copy(&base.work);
+    std::fs::remove_file(shop.path("backups/datasets/a")).unwrap();
+    for args in [&["propagate"][..], &["propagate", "--dry-run"], &["subject", "find", "--identity-file", "identity0.yaml"], &["rotate"]] {
+        let ran = shop.run("2026-11-15T09:00:00Z", args);
+        assert_eq!(ran.code, Some(6), "{args:?}: {}{}", ran.stdout, ran.stderr);
+        assert!(ran.stderr.contains("datasets/a"), "{args:?}: {}", ran.stderr);
+    }
+    std::fs::copy(base.shop.path("backups/datasets/a"), shop.path("backups/datasets/a")).unwrap();
+    shop.run("2026-11-15T09:00:00Z", &["propagate"]).ok();
+}

@@ -16,6 +16,12 @@ pub fn run(cx: &Context, args: &Rotate) -> Result<u8> {
     let mut objects = Vec::new();
     let mut codes = Vec::new();
     let only_one = session.config.datasets.len() == 1;
+    let mut given_up = Vec::new();
+    for wanted in &args.lost {
+        let lost = rotate::give_up(&session, wanted, args.reason.as_deref().unwrap_or_default())?;
+        cx.ui.say(&format!("{}: gave up archive {}", lost.dataset, text::short(lost.archive)));
+        given_up.push(json!({ "dataset": lost.dataset, "archive": lost.archive.to_string() }));
+    }
     for config in session.config.datasets.values() {
         match rotate::rotate(&session, config, args.dry_run) {
             Ok(report) => {
@@ -33,7 +39,7 @@ pub fn run(cx: &Context, args: &Rotate) -> Result<u8> {
         }
         go_on(cx)?;
     }
-    cx.ui.object(&json!({ "dry_run": args.dry_run, "datasets": objects }));
+    cx.ui.object(&json!({ "dry_run": args.dry_run, "given_up": given_up, "datasets": objects }));
     Ok(worst(codes))
 }
 

@@ -61,7 +61,10 @@ pub fn nightly(session: &Session, names: &[String]) -> Result<Report> {
     let state = session.state()?;
     for config in &configs {
         let Some(every) = config.drill.as_ref().map(|d| d.every) else { continue };
-        if drill_due(state.last_drill.get(&config.name).copied(), every, session.now()) && session.repo.dataset(&config.name)?.is_some() {
+        // Keys that are lost are for the drill to tell.
+        if drill_due(state.last_drill.get(&config.name).copied(), every, session.now())
+            && session.is_backed_up(&config.name).unwrap_or(true)
+        {
             report.drilled.insert(config.name.clone(), drill::drill(session, config, None));
         }
     }
@@ -81,7 +84,7 @@ impl Report {
             Some(Err(e)) => codes.push(error(e)),
             None => {}
         }
-        codes.extend(self.rotated.values().map(|r| r.as_ref().map_or_else(error, |_| 0)));
+        codes.extend(self.rotated.values().map(|r| r.as_ref().map_or_else(error, |r| if r.gone == Verdict::Unknown { 3 } else { 0 })));
         codes.extend(self.verified.iter().map(|c| if c.verdict == Verdict::Pass { 0 } else { 4 }));
         codes.extend(self.refused.iter().map(|_| 3));
         codes.extend(self.verify_errors.iter().map(error));

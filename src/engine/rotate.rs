@@ -1,15 +1,15 @@
 //! Applying retention: the policy decides ([`crate::policy::retention`]), here it is carried out in the safe order: heads → keys of chunks that
-//! nothing needs → packs → catalog.
+//! nothing needs → packs → catalog. And giving up what is lost: until somebody decides so, it keeps everything from being dropped.
 
 use super::event::{Event, LockedObject, Verdict};
 use super::propagate::drop_dead;
-use super::session::Session;
+use super::session::{Session, archive_of_key};
 use super::state::State;
 use crate::config;
 use crate::policy::retention::{Facts, Verdict as Fate, expires_at as retention_ends, plan as retention_plan};
-use crate::repository::{Heads, Listed};
+use crate::repository::{ArchiveId, Heads, Listed};
 use crate::{Error, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What rotation does, or would do, to one archive.
 #[derive(Debug, Clone)]
@@ -58,7 +58,7 @@ fn facts(session: &Session, config: &config::Dataset) -> Result<(Heads, Vec<Fact
 
 /// What retention says about a dataset's archives now.
 pub fn plan(session: &Session, config: &config::Dataset) -> Result<Vec<Fated>> {
-    if session.repo.dataset(&config.name)?.is_none() {
+    if !session.is_backed_up(&config.name)? {
         return Ok(Vec::new());
     }
     let (heads, facts) = facts(session, config)?;
@@ -82,7 +82,7 @@ pub fn plan(session: &Session, config: &config::Dataset) -> Result<Vec<Fated>> {
 pub fn rotate(session: &Session, config: &config::Dataset, dry_run: bool) -> Result<Report> {
     let mut report =
         Report { dataset: config.name.clone(), archives: plan(session, config)?, dropped: (0, 0), gone: Verdict::Pass, locked: Vec::new() };
-    if dry_run || session.repo.dataset(&config.name)?.is_none() {
+    if dry_run || !session.is_backed_up(&config.name)? {
         return Ok(report);
     }
     let lease = session.repo.lease(&config.name, super::LEASE_TTL)?;
@@ -132,8 +132,80 @@ pub fn rotate(session: &Session, config: &config::Dataset, dry_run: bool) -> Res
     Ok(report)
 }
 
+/// An archive that was given up.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Lost {
+    /// Its dataset.
+    pub dataset: String,
+    /// The archive.
+    pub archive: ArchiveId,
+}
+
+/// Gives up an archive (id or beginning of it) whose head is not in the store or cannot be read, or that the last verification found
+/// damaged. From then on it counts as rotated out, with the reason in the ledger; what is left of its heads goes.
+pub fn give_up(session: &Session, wanted: &str, reason: &str) -> Result<Lost> {
+    if reason.trim().is_empty() {
+        return Err(Error::Usage("giving up an archive needs a reason".into()));
+    }
+    let lost = find_lost(session, wanted)?;
+    let lease = session.repo.lease(&lost.dataset, super::LEASE_TTL)?;
+    // Under the lease: it may have been put back, or another run may have been here.
+    if find_lost(session, wanted)? != lost {
+        return Err(Error::Interrupted("it changed meanwhile; run the same command again".into()));
+    }
+    let generation = session.state()?.facts(&lost.dataset, &lost.archive).highest.map_or(0, |(generation, _)| generation);
+    lease.check()?;
+    session.record(&Event::ArchiveRotated {
+        dataset: lost.dataset.clone(),
+        archive: lost.archive,
+        generation,
+        reason: format!("lost: {}", reason.trim()),
+    })?;
+    session.repo.delete_every_head(&lost.dataset, &lost.archive)?;
+    session.catalog.witness_heads(&lost.dataset, &session.repo.heads(&lost.dataset)?)?;
+    Ok(lost)
+}
+
+/// The one archive that begins so, if it may be given up.
+fn find_lost(session: &Session, wanted: &str) -> Result<Lost> {
+    if wanted.len() < 4 {
+        return Err(Error::Usage(format!("{wanted:?}: the id of an archive, or at least four characters of it, is needed")));
+    }
+    let state = session.state()?;
+    let (mut lost, mut whole) = (BTreeSet::new(), BTreeSet::new());
+    for dataset in session.dataset_names()? {
+        // Without its keys nothing of it opens.
+        let keyless = session.repo.dataset(&dataset)?.is_none();
+        let heads = session.heads(&dataset)?;
+        let damaged = heads.damaged.iter().filter_map(|(key, _)| archive_of_key(key));
+        let gone = session.missing_archives(&dataset, &heads)?.into_iter().chain(damaged);
+        let of = |archive: ArchiveId| Lost { dataset: dataset.clone(), archive };
+        lost.extend(gone.map(of));
+        for archive in heads.latest.iter().map(|l| l.head.archive) {
+            let facts = state.facts(&dataset, &archive);
+            let found_damaged = keyless || (facts.failed_at.is_some() && facts.verified_at.is_none());
+            if found_damaged {
+                lost.insert(of(archive))
+            } else {
+                whole.insert(of(archive))
+            };
+        }
+    }
+    let begins = |l: &Lost| l.archive.to_string().starts_with(wanted);
+    let (lost, whole): (Vec<Lost>, Vec<Lost>) = (lost.into_iter().filter(begins).collect(), whole.into_iter().filter(begins).collect());
+    match (lost.as_slice(), whole.as_slice()) {
+        ([one], []) => Ok(one.clone()),
+        ([], []) => Err(Error::Usage(format!("no archive {wanted:?} is known"))),
+        ([], [one]) => Err(Error::Refused(format!(
+            "archive {} is there, and no verification found it damaged: retention decides when it goes (reseal verify --read-data checks it)",
+            one.archive
+        ))),
+        _ => Err(Error::Usage(format!("{wanted:?} is the beginning of several archives' ids"))),
+    }
+}
+
 /// When each archive of a dataset will probably go, by archive; `None` when no rule sets an end.
-pub fn ends(session: &Session, config: &config::Dataset) -> Result<BTreeMap<crate::repository::ArchiveId, Option<jiff::Timestamp>>> {
+pub fn ends(session: &Session, config: &config::Dataset) -> Result<BTreeMap<ArchiveId, Option<jiff::Timestamp>>> {
     let (heads, facts) = facts(session, config)?;
     let ends = retention_ends(&facts, &config.retention, session.now());
     Ok(heads.latest.iter().map(|l| l.head.archive).zip(ends).collect())

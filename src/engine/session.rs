@@ -258,11 +258,18 @@ impl Session {
         Err(Error::Usage(format!("dataset {name:?} has no archives yet; make one with: reseal backup {name}")))
     }
 
+    /// Whether there are archives of a dataset, or were; fails with `Damaged` when there are and its keys are gone. Who is asked about people
+    /// must not take that for "nothing".
+    pub fn is_backed_up(&self, name: &str) -> Result<bool> {
+        match self.repo.dataset(name)? {
+            Some(_) => Ok(true),
+            None => self.refuse_lost_keys(name).map(|()| false),
+        }
+    }
+
     /// The keys of a dataset, made when it is a new one. Never made anew for one that has archives: those could not be opened with them.
     pub fn create_dataset(&self, name: &str) -> Result<Arc<Dataset>> {
-        if self.repo.dataset(name)?.is_none() {
-            self.refuse_lost_keys(name)?;
-        }
+        self.is_backed_up(name)?;
         self.repo.create_dataset(name)
     }
 

@@ -85,13 +85,16 @@ pub fn find(session: &Session, subject: &Subject) -> Result<Vec<Place>> {
 fn find_now(session: &Session, subject: &Subject) -> Result<Vec<Place>> {
     let mut out = Vec::new();
     for config in session.config.datasets.values().filter(|d| !d.map.collections.is_empty()) {
-        if session.repo.dataset(&config.name)?.is_none() {
+        if !session.is_backed_up(&config.name)? {
             continue;
         }
         let view = session.view(&config.name)?;
         let heads = session.heads(&config.name)?;
         for (key, e) in &heads.damaged {
             session.env.monitor.warn(&format!("{key} was not searched: {e}"));
+        }
+        for archive in session.missing_archives(&config.name, &heads)? {
+            session.env.monitor.warn(&format!("archive {archive} was not searched: the ledger knows it, but its head is not in the store"));
         }
         session.env.monitor.phase(&format!("searching {}", config.name), Some(heads.latest.len() as u64));
         for listed in heads.latest {
@@ -153,7 +156,7 @@ pub fn export(session: &Session, subject: &Subject, to: &Path) -> Result<Exporte
         "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>Personal data held in backups</title>\n<h1>Personal data held in backups</h1>\n",
     );
     for config in session.config.datasets.values().filter(|d| !d.map.collections.is_empty()) {
-        if session.repo.dataset(&config.name)?.is_none() {
+        if !session.is_backed_up(&config.name)? {
             continue;
         }
         let view = session.view(&config.name)?;

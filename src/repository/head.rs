@@ -199,4 +199,19 @@ impl Repository {
             other => Ok(other?),
         }
     }
+
+    /// Deletes every generation of an archive, also those that cannot be read.
+    pub fn delete_every_head(&self, dataset: &str, archive: &ArchiveId) -> Result<()> {
+        dataset::check_name(dataset)?;
+        let beginning = format!("archives/{dataset}/{archive}.");
+        for object in self.location().data.list(&format!("archives/{dataset}/"))? {
+            if object.key.starts_with(&beginning) {
+                match self.location().data.delete(&object.key) {
+                    Ok(()) | Err(StoreError::Locked { .. }) => {}
+                    Err(e) => return Err(e.into()),
+                }
+            }
+        }
+        Ok(())
+    }
 }

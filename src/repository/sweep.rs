@@ -33,11 +33,14 @@ pub struct DropOptions {
     pub compact_above: f64,
     /// Only counts what would go.
     pub dry_run: bool,
+    /// Also removes what no sheet and no ledger knows: packs without a sheet, hidden versions, what interrupted writes left. Not while a sheet
+    /// may be missing.
+    pub tidy: bool,
 }
 
 impl Default for DropOptions {
     fn default() -> DropOptions {
-        DropOptions { compact_above: 0.5, dry_run: false }
+        DropOptions { compact_above: 0.5, dry_run: false, tidy: true }
     }
 }
 
@@ -114,12 +117,9 @@ pub fn drop_chunks_while(
         sweep.delete(&dead_packs)?;
         let mostly_dead = at_once(hands(&*location.keys), smaller, |(sheet, changed)| sweep.shrink(sheet, changed))?;
         sweep.compact(mostly_dead.into_iter().flatten().collect())?;
-        sweep.orphans()?;
-        let mut leftovers = location.data.remove_leftovers()?;
-        if !std::sync::Arc::ptr_eq(&location.data, &location.keys) {
-            leftovers += location.keys.remove_leftovers()?;
+        if options.tidy {
+            sweep.tidy()?;
         }
-        sweep.out().leftovers += leftovers;
     }
     Ok(sweep.out.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
@@ -271,6 +271,17 @@ impl Sweep<'_> {
         for (key, e) in location.data.delete_many(&keys) {
             self.out().stays(key, e);
         }
+        Ok(())
+    }
+
+    fn tidy(&self) -> Result<()> {
+        self.orphans()?;
+        let location = self.repo.location();
+        let mut leftovers = location.data.remove_leftovers()?;
+        if !std::sync::Arc::ptr_eq(&location.data, &location.keys) {
+            leftovers += location.keys.remove_leftovers()?;
+        }
+        self.out().leftovers += leftovers;
         Ok(())
     }
 

@@ -21,6 +21,13 @@ pub struct Rotate {
     /// Only print what would go, and by which rule
     #[arg(long)]
     pub dry_run: bool,
+    /// An archive that is gone for good, or damaged beyond repair: it is given up, so that what it may have needed can be destroyed (may be
+    /// repeated)
+    #[arg(long, value_name = "ARCHIVE", requires = "reason", conflicts_with = "dry_run")]
+    pub lost: Vec<String>,
+    /// Why it is given up, for the audit log
+    #[arg(long, value_name = "TEXT", requires = "lost")]
+    pub reason: Option<String>,
 }
 
 /// `reseal verify`

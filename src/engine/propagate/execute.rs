@@ -1,5 +1,6 @@
 //! Carrying a plan out, in the order that keeps everything safe. See the module's head for the order.
 
+use super::dropping::drop_dead;
 use super::editing::Editing;
 use super::plan::{is_made_after, is_processed, together};
 use super::proof;
@@ -9,12 +10,9 @@ use crate::config;
 use crate::engine::blocks::MarksCache;
 use crate::engine::edit::{ArchiveEdit, Known};
 use crate::engine::event::{ArchiveOutcome, Event, Verdict};
-use crate::engine::session::{Session, View, archive_of_key};
+use crate::engine::session::{Session, archive_of_key};
 use crate::engine::state::{KeyExport, Request, State};
-use crate::repository::entry::{ChunkId, Role};
-use crate::repository::{
-    ArchiveId, ChunkIndex, ChunkWriter, DropOptions, Head, Heads, Lease, Listed, Live, WriteOptions, at_once, drop_chunks_while,
-};
+use crate::repository::{ArchiveId, ChunkWriter, Head, Heads, Lease, Listed, WriteOptions, at_once};
 use crate::{Error, Result, memory};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -139,7 +137,7 @@ fn run_dataset(
     lease: &Lease,
     report: &mut Report,
 ) -> Result<()> {
-    if session.repo.dataset(&config.name)?.is_none() {
+    if !session.is_backed_up(&config.name)? {
         return Ok(());
     }
     let people = request_people(session, requests)?;
@@ -150,7 +148,10 @@ fn run_dataset(
     for (key, e) in &heads.damaged {
         report.archives.push(unreadable(config, key, e));
     }
-    report.archives.extend(missing_archives(config, &state, &heads));
+    // A copy of them may be anywhere, so they are not erased.
+    for archive in session.missing_archives(&config.name, &heads)? {
+        report.archives.push(not_there(config, archive, "the ledger knows this archive, but its head is not in the store".into()));
+    }
     let mode = config.erasure.mode.to_string();
     let started = report.started;
     // One pack of data at a time: what an erasure writes is little, or many neighbours anyway.
@@ -335,70 +336,6 @@ fn verify_and_replace(
     Ok(())
 }
 
-/// Drops the chunks that no head needs, and proves from a new listing that what was dropped is not there any more.
-/// `view` was opened after everything that the heads name had been stored.
-pub fn drop_dead(session: &Session, view: View, lease: &Lease, removed: &[Listed], report: &mut Report) -> Result<Verdict> {
-    let View { dataset: of, index, reader, marks, named } = view;
-    drop((marks, named));
-    let dataset = of.name();
-    let heads = session.repo.heads(dataset)?;
-    if !heads.damaged.is_empty() {
-        // What a damaged head needs is unknown, so nothing may be dropped: keys of the erased would survive.
-        for (key, e) in &heads.damaged {
-            session.env.monitor.warn(&format!("{key} cannot be read ({e}); until it is repaired or removed, no key can be destroyed"));
-        }
-        return Ok(Verdict::Unknown);
-    }
-    let mut needed = Live::new();
-    for listed in heads.latest.iter().chain(&heads.older) {
-        // Whatever cannot be read may need anything: then nothing is dropped.
-        match needed.add(&reader, &listed.head) {
-            Ok(()) => {}
-            Err(e @ (Error::Interrupted(_) | Error::Store(_))) => return Err(e),
-            Err(e) => {
-                session.env.monitor.warn(&format!("{}: {e}; until it is repaired or removed, no key can be destroyed", listed.key));
-                return Ok(Verdict::Unknown);
-            }
-        }
-    }
-    let dead = dead_chunks(&index, &needed);
-    // The sweep reads the sheets anew.
-    drop((reader, index));
-    let keep = |id: &ChunkId, role: Role| needed.contains(id, role);
-    session.repo.forget_known(&of, &keep)?;
-    let dropped = drop_chunks_while(&session.repo, &of, &keep, DropOptions::default(), &|| lease.check_cheaply())?;
-    drop(needed);
-    session.repo.list_known(&of, &BTreeSet::new())?;
-    report.dropped.0 += dropped.chunks;
-    report.dropped.1 += dropped.bytes;
-    for (key, e) in dropped.damaged.iter().chain(&dropped.left) {
-        session.env.monitor.warn(&format!("{key}: {e}"));
-    }
-    // Keys that cannot be read may be keys of what was dropped; bytes that are left are ciphertext without a key.
-    if !dropped.damaged.is_empty() {
-        return Ok(Verdict::Unknown);
-    }
-    let fresh = session.repo.index(&of)?;
-    if !fresh.damaged().is_empty() {
-        return Ok(Verdict::Unknown);
-    }
-    let keys_left = dead.iter().any(|(id, role)| fresh.contains(id, *role));
-    let proof = proof::list(session, dataset, &fresh, removed, &dropped.locked)?;
-    let listed_left = proof.left > 0;
-    report.listing.add(proof);
-    Ok(if keys_left || listed_left {
-        Verdict::Failed
-    } else if dropped.left.is_empty() {
-        Verdict::Pass
-    } else {
-        Verdict::Unknown
-    })
-}
-
-fn dead_chunks(index: &ChunkIndex, needed: &Live) -> Vec<(ChunkId, Role)> {
-    index.iter().filter(|(id, role)| !needed.contains(id, *role)).collect()
-}
-
 fn outcome_of(config: &config::Dataset, listed: &Listed, mode: &str) -> ArchiveOutcome {
     let generation = (listed.head.generation, listed.digest.clone());
     ArchiveOutcome {
@@ -434,16 +371,4 @@ fn not_there(config: &config::Dataset, archive: ArchiveId, why: String) -> Archi
         mode: config.erasure.mode.to_string(),
         notes: Vec::new(),
     }
-}
-
-/// Archives that the ledger knows and the store does not have: a copy of them may be anywhere, so they are not erased.
-fn missing_archives(config: &config::Dataset, state: &State, heads: &Heads) -> Vec<ArchiveOutcome> {
-    let stored: BTreeSet<ArchiveId> =
-        heads.latest.iter().map(|l| l.head.archive).chain(heads.damaged.iter().filter_map(|(key, _)| archive_of_key(key))).collect();
-    state
-        .archives
-        .iter()
-        .filter(|((d, a), f)| *d == config.name && !f.rotated && f.highest.is_some() && !stored.contains(a))
-        .map(|((_, a), _)| not_there(config, *a, "the ledger knows this archive, but its head is not in the store".into()))
-        .collect()
 }

@@ -7,6 +7,7 @@
 
 mod bytes;
 mod check;
+mod dropping;
 mod editing;
 mod execute;
 mod people;
@@ -18,7 +19,8 @@ pub use bytes::ByteSearch;
 #[cfg(test)]
 pub(super) use check::no_collateral;
 pub use check::{Scope, needs_change};
-pub use execute::{drop_dead, execute};
+pub use dropping::drop_dead;
+pub use execute::execute;
 pub use people::{IDENTITIES_PURPOSE, People, REQUESTS, identities_key, request_people, token_mentions};
 pub use plan::{ArchivePlan, DatasetPlan, Plan, choose_requests, is_made_after, is_processed as plan_is_processed, plan};
 pub use proof::storage;

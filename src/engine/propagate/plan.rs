@@ -152,12 +152,14 @@ fn plan_dataset(
 ) -> Result<DatasetPlan> {
     let mode = config.erasure.mode.to_string();
     let mut out = DatasetPlan { dataset: config.name.clone(), requests, archives: Vec::new(), damaged: Vec::new(), mode };
-    if session.repo.dataset(&config.name)?.is_none() {
+    if !session.is_backed_up(&config.name)? {
         return Ok(out);
     }
     let view = session.view(&config.name)?;
     let heads = session.heads(&config.name)?;
     out.damaged = heads.damaged.iter().map(|(key, e)| format!("{key}: {e}")).collect();
+    let missing = session.missing_archives(&config.name, &heads)?;
+    out.damaged.extend(missing.iter().map(|archive| format!("archive {archive}: the ledger knows it, but its head is not in the store")));
     session.env.monitor.phase(&format!("searching {}", config.name), Some(heads.latest.len() as u64));
     for listed in heads.latest {
         if is_made_after(state, &listed, mine) {

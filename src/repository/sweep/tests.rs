@@ -114,7 +114,7 @@ fn dropped_chunks_are_gone_and_kept_ones_stay() {
         scene.t.faulty.without_wipe(!wipe);
         scene.t.faulty.as_remote(remote);
         let live = scene.live();
-        let options = DropOptions { compact_above, dry_run: false };
+        let options = DropOptions { compact_above, dry_run: false, ..DropOptions::default() };
         let planned = scene.sweep(&live, DropOptions { dry_run: true, ..options }).unwrap();
         scene.the_kept_archive_is_whole();
         assert_eq!(scene.index().len(), scene.sealed.len(), "a dry run changes nothing");
@@ -139,7 +139,7 @@ fn a_sweep_that_stops_anywhere_loses_nothing_and_the_next_one_completes_it() {
             scene.t.faulty.without_wipe(!wipe);
             scene.t.faulty.as_remote(remote);
             let live = scene.live();
-            let options = DropOptions { compact_above, dry_run: false };
+            let options = DropOptions { compact_above, dry_run: false, ..DropOptions::default() };
             scene.t.faulty.fail_from(step);
             let first = scene.sweep(&live, options);
             let complete = matches!(&first, Ok(d) if d.left.is_empty());
@@ -246,7 +246,7 @@ fn a_damaged_living_chunk(remote: bool) {
     let mut pack = scene.t.data.get(&key).unwrap();
     pack[old.row.offset as usize] ^= 1;
     scene.t.data.put(&key, &pack).unwrap();
-    let dropped = scene.sweep(&live, DropOptions { compact_above: 0.0, dry_run: false }).unwrap();
+    let dropped = scene.sweep(&live, DropOptions { compact_above: 0.0, dry_run: false, ..DropOptions::default() }).unwrap();
     assert!(dropped.damaged.len() <= 1);
     assert!(scene.t.data.get(&key).is_ok(), "the damaged pack stays");
     assert!(scene.t.reader().read(&old.id, old.role).is_err());
@@ -257,7 +257,7 @@ fn a_damaged_living_chunk(remote: bool) {
 fn of_two_copies_a_good_one_stays() {
     // A compaction that stopped after the new pack was durable leaves both; the copy in the new pack rots.
     for rot in [false, true] {
-        let options = DropOptions { compact_above: 0.0, dry_run: false };
+        let options = DropOptions { compact_above: 0.0, dry_run: false, ..DropOptions::default() };
         let scene = scene();
         let live = scene.live();
         scene.t.faulty.without_wipe(true);
