@@ -8,8 +8,11 @@ mod common;
 
 use common::weed::server;
 use jiff::SignedDuration;
-use reseal::env::{Clock, SystemClock};
+use reseal::env::{Clock, Env, SystemClock};
+use reseal::store::Store;
+use reseal::store::s3::{Options, S3Store};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -277,4 +280,54 @@ fn what_a_bucket_cannot_give_is_refused_with_the_reason() {
     std::fs::write(place.path("reseal.yaml"), &config).unwrap();
     let none = place.code(&["archives"], 2);
     assert!(none["error"]["message"].as_str().unwrap().contains("there is no repository"), "{none}");
+}
+
+/// Ten nights of a tree of which little changes, with as much beside the person as fills packs.
+#[test]
+fn an_erasure_moves_at_most_three_times_the_packs_that_it_touches() {
+    let Some((endpoint, bucket)) = server("RESEAL_TEST_S3_BUCKET") else { return };
+    let place = Place::new(&endpoint, &format!("s3://{bucket}/{}", prefix("cost")), "");
+    let text = std::fs::read_to_string(place.path("reseal.yaml")).unwrap().replace("max_archives: 3", "max_archives: 30");
+    std::fs::write(place.path("reseal.yaml"), text).unwrap();
+    place.ok(&["init"]);
+    let mut stream = blake3::Hasher::new().finalize_xof();
+    for n in 0..10 {
+        let mut bytes = vec![0; if n == 0 { 48 << 20 } else { 1 << 20 }];
+        stream.fill(&mut bytes);
+        std::fs::write(place.path(&format!("data/scan-{n}.bin")), bytes).unwrap();
+        place.ok(&["backup"]);
+    }
+    let id = place.ok(&["request", "open", "--identity-file", "jane.yaml"])["request"]["id"].as_str().unwrap().to_string();
+    let store = Options {
+        endpoint: Some(endpoint.clone()),
+        path_style: true,
+        region: Some("us-east-1".into()),
+        ..Options::new(&bucket, prefix("cost"))
+    };
+    let store = S3Store::open(store, &Env::system()).unwrap();
+    let packs = || store.list("packs/").unwrap().into_iter().map(|o| (o.key, o.len)).collect::<BTreeMap<_, _>>();
+    let before = packs();
+    let now = ["propagate", "--request", &id, "--now", "--reason", "a test"];
+    let planned = place.ok(&[&now[..], &["--dry-run"]].concat());
+    let report = place.ok(&now);
+    let after = packs();
+    let touched: u64 = before.iter().filter(|(key, _)| !after.contains_key(*key)).map(|(_, size)| size).sum();
+    let [read, written] = ["bytes_read", "bytes_written"].map(|key| report["propagation"]["traffic"][key].as_u64().unwrap());
+    eprintln!(
+        "estimated {}\nactually  {}; {touched} bytes in touched packs",
+        planned["plan"]["estimate"], report["propagation"]["traffic"]
+    );
+    assert!(touched > 16 << 20, "{touched} bytes in packs were touched: too few to tell anything");
+    assert!(read + written <= 3 * touched, "read {read}, written {written}, in touched packs {touched}");
+    // What the dry run said of it is of that size.
+    let estimate = &planned["plan"]["estimate"];
+    for (key, real) in [("bytes_read", read), ("bytes_written", written)] {
+        let said = estimate[key].as_u64().unwrap();
+        assert!(said > real / 3 && said < real * 3, "{key}: {said} said, {real} done");
+    }
+    for key in ["get", "put", "delete"] {
+        let (said, real) =
+            (estimate["requests"][key].as_u64().unwrap(), report["propagation"]["traffic"]["requests"][key].as_u64().unwrap());
+        assert!(said > real / 4 && said < real * 4, "{key}: {said} said, {real} done");
+    }
 }

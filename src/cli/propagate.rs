@@ -67,7 +67,8 @@ fn warn_deadlines(cx: &Context, session: &Session) -> Result<()> {
 }
 
 /// About what carrying the plan out takes: it searches as this did, reads back and searches again, twice reads what packs hold (to drop what is
-/// dead, and to prove it), and writes what is touched anew.
+/// dead, and to prove it), and writes what is touched anew. In a bucket nothing can be wiped: what lives in a pack from which a chunk goes is
+/// stored again.
 fn estimate(session: &Session, plan: &Plan, search: &Traffic) -> Traffic {
     let params = session.repo.params();
     let changed: Vec<&ArchivePlan> = plan
@@ -89,7 +90,31 @@ fn estimate(session: &Session, plan: &Plan, search: &Traffic) -> Traffic {
     whole.requests.delete = packs * 2 + archives;
     whole.bytes_read = search.bytes_read * 2 + bytes;
     whole.bytes_written = bytes;
+    if session.repo.location().data.is_remote() {
+        for dataset in plan.datasets.iter().filter(|d| d.mode == "rewrite") {
+            let (packs, moved) = compacted(dataset);
+            whole.requests.get += packs;
+            whole.requests.put += packs * 4;
+            whole.requests.delete += packs;
+            whole.bytes_read += moved;
+            whole.bytes_written += moved;
+        }
+    }
     whole
+}
+
+/// Packs that have a chunk which becomes dead, and bytes in them: archives share most pieces, chunks lie in packs at random, each piece has an
+/// identity block, and two chunks of each archive's list change.
+fn compacted(dataset: &DatasetPlan) -> (u64, u64) {
+    let changed = dataset.archives.iter().filter(|a| a.bytes > 0);
+    let pieces = changed.clone().map(|a| a.bytes.div_ceil(64 << 10)).max().unwrap_or(0);
+    let chunks = (2 * pieces + 2 * changed.count() as u64) as f64;
+    let (packs, bytes) = (dataset.packs.0 as f64, dataset.packs.1 as f64);
+    if packs < 1.0 {
+        return (0, 0);
+    }
+    let share = 1.0 - (1.0 - 1.0 / packs).powf(chunks);
+    ((packs * share).ceil() as u64, (bytes * share) as u64)
 }
 
 // --- the plan -------------------------------------------------------------------------------------------------------------------

@@ -44,6 +44,8 @@ pub struct DatasetPlan {
     pub damaged: Vec<String>,
     /// `rewrite`, `expire` or `replay`.
     pub mode: String,
+    /// Packs of the dataset, and bytes in them.
+    pub packs: (u64, u64),
 }
 
 /// What would happen to one archive.
@@ -151,11 +153,12 @@ fn plan_dataset(
     mine: &[&Request],
 ) -> Result<DatasetPlan> {
     let mode = config.erasure.mode.to_string();
-    let mut out = DatasetPlan { dataset: config.name.clone(), requests, archives: Vec::new(), damaged: Vec::new(), mode };
+    let mut out = DatasetPlan { dataset: config.name.clone(), requests, archives: Vec::new(), damaged: Vec::new(), mode, packs: (0, 0) };
     if !session.is_backed_up(&config.name)? {
         return Ok(out);
     }
     let view = session.view(&config.name)?;
+    out.packs = view.index.packs().iter().fold((0, 0), |(n, bytes), pack| (n + 1, bytes + pack.size));
     let heads = session.heads(&config.name)?;
     out.damaged = heads.damaged.iter().map(|(key, e)| format!("{key}: {e}")).collect();
     let missing = session.missing_archives(&config.name, &heads)?;
