@@ -465,6 +465,7 @@ fn an_archive_that_is_lost_is_given_up_by_a_decision_and_no_other_one_is() {
     let give_up = |id: &str| shop.run(DUE, &["rotate", "--lost", id, "--reason", "disk 3 died"]);
     assert!(give_up(&id).exits(1).stderr.contains("retention decides"), "it is whole");
     std::fs::remove_file(shop.path(&format!("backups/{}", lost.key))).unwrap();
+    assert!(shop.run(DUE, &["archives"]).exits(4).stderr.contains(&id), "what is not there is not passed over");
     let warned = shop.run(DUE, &["rotate"]).exits(3);
     assert!(warned.stderr.contains(&id) && warned.stderr.contains("rotate --lost"), "{}", warned.stderr);
     assert!(shop.run(DUE, &["rotate", "--lost", &id]).code == Some(2), "without a reason");
@@ -500,9 +501,15 @@ fn an_erasure_is_not_done_while_the_keys_of_a_dataset_are_missing() {
     let base = base();
     let shop = base.shop.copy(&base.work);
     std::fs::remove_file(shop.path("backups/datasets/a")).unwrap();
-    for args in [&["propagate"][..], &["propagate", "--dry-run"], &["subject", "find", "--identity-file", "identity0.yaml"], &["rotate"]] {
+    for args in [
+        &["propagate"][..],
+        &["propagate", "--dry-run"],
+        &["subject", "find", "--identity-file", "identity0.yaml"],
+        &["rotate"],
+        &["archives"],
+    ] {
         let ran = shop.run("2026-11-15T09:00:00Z", args);
-        assert_eq!(ran.code, Some(6), "{args:?}: {}{}", ran.stdout, ran.stderr);
+        assert_eq!(ran.code, Some(if args == ["archives"] { 4 } else { 6 }), "{args:?}: {}{}", ran.stdout, ran.stderr);
         assert!(ran.stderr.contains("datasets/a"), "{args:?}: {}", ran.stderr);
     }
     std::fs::copy(base.shop.path("backups/datasets/a"), shop.path("backups/datasets/a")).unwrap();

@@ -4,13 +4,13 @@ use super::args::Archives;
 use super::open::Context;
 use super::text::{self, Align, Table};
 use super::{DONE, FAILED};
-use crate::Result;
 use crate::config;
 use crate::engine::rotate::facts_of;
 use crate::engine::session::Session;
 use crate::engine::state::State;
 use crate::policy::retention::expires_at;
 use crate::repository::Listed;
+use crate::{Error, Result};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -42,14 +42,26 @@ pub fn run(cx: &Context, args: &Archives) -> Result<u8> {
     ]);
     let (mut damaged, mut pending) = (Vec::new(), Vec::new());
     for name in names {
-        if session.repo.dataset(&name)?.is_none() {
-            continue;
+        let mut bad = |key: String, message: String| {
+            cx.ui.warn(&format!("{key}: {message}"));
+            damaged.push(json!({ "key": key, "message": message }));
+        };
+        match session.is_backed_up(&name) {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(Error::Damaged { object, detail }) => {
+                bad(object, detail);
+                continue;
+            }
+            Err(e) => return Err(e),
         }
         pending.extend(super::intake::list_of(&session, &state, &name)?);
         let heads = session.heads(&name)?;
         for (key, e) in &heads.damaged {
-            cx.ui.warn(&format!("{key}: {e}"));
-            damaged.push(json!({ "key": key, "message": e.to_string() }));
+            bad(key.clone(), e.to_string());
+        }
+        for archive in session.missing_archives(&name, &heads)? {
+            bad(format!("archives/{name}/{archive}"), "the ledger knows this archive, but its head is not in the store".into());
         }
         let ends = ends(&session, session.config.datasets.get(&name), &state, &heads.latest);
         for (listed, end) in heads.latest.iter().zip(ends) {
