@@ -38,6 +38,9 @@ datasets:
         fields: {Email: {identity: email, normalize: [trim, lower]}}
 "#;
 
+/// Milliseconds that an answer may take.
+const TIMEOUT: u64 = 1000;
+
 struct Moving(AtomicI64);
 
 impl Clock for Moving {
@@ -78,7 +81,7 @@ impl Scene {
         std::fs::create_dir(dir.path().join("keys")).unwrap();
         let clock = Arc::new(Moving(AtomicI64::new(Env::system().now().as_second())));
         let env = Env { clock: clock.clone(), random: Arc::new(SystemRandom), stop: Stop::default(), monitor: Arc::new(Silent) };
-        let bucket = Bucket { patience: Duration::ZERO, ..fake.options() };
+        let bucket = Bucket { patience: Duration::ZERO, timeout: Duration::from_millis(TIMEOUT), ..fake.options() };
         let scene = Scene { fake, dir, clock, env, bucket, keys_apart, cuts: None };
         scene.source(1);
         scene
@@ -126,7 +129,7 @@ impl Scene {
         self.clock.0.fetch_add(600, Ordering::SeqCst);
         if let Some(seed) = &self.cuts {
             let mut dice = seed.load(Ordering::SeqCst);
-            let (mut left, kind) = (random(&mut dice) % 200, random(&mut dice) % 5);
+            let (mut left, kind) = (random(&mut dice) % 200, random(&mut dice) % 8);
             seed.store(dice, Ordering::SeqCst);
             self.fake.schedule(move |op, _| {
                 left = left.wrapping_sub(1);
@@ -135,6 +138,9 @@ impl Scene {
                     1 => Fault::Refuse("AccessDenied"),
                     2 if op == Op::Delete => Fault::HalfBatch,
                     3 if op == Op::Get => Fault::Cut,
+                    4 => Fault::Refuse("RequestTimeTooSkewed"),
+                    5 => Fault::Refuse("NoSuchBucket"),
+                    6 => Fault::Slow(2 * TIMEOUT),
                     _ => Fault::Lost,
                 })
             });
@@ -265,13 +271,15 @@ fn requests_that_fail_now_and_then_only_cost_time() {
             if !dice.is_multiple_of(12) {
                 return None;
             }
-            Some(match (dice >> 16) % 6 {
+            Some(match (dice >> 16) % 8 {
                 0 => Fault::Refuse("InternalError"),
                 1 => Fault::Refuse("SlowDown"),
                 2 if op == Op::Put => Fault::Refuse("BadDigest"),
                 2 | 3 if op == Op::Get => Fault::Garbled,
                 4 if op == Op::Get => Fault::Cut,
                 5 if op == Op::Delete => Fault::HalfBatch,
+                6 => Fault::Slow(20),
+                7 if dice.is_multiple_of(5) => Fault::Slow(TIMEOUT + 100),
                 _ => Fault::Lost,
             })
         });
