@@ -242,6 +242,15 @@ fn main_job(scene: &Scene) -> u32 {
         }
     }
     assert!(done, "the erasure never completed");
+    for archive in &archives {
+        failures += scene.insist(|s| scene.restored(s, archive, "cut")).1;
+    }
+    failures += scene.insist(|s| rotate::rotate(s, s.dataset_config("crm")?, false).map(|r| assert_ne!(r.gone, Verdict::Failed))).1;
+    // What could not be read is neither called whole nor damaged.
+    let (checked, f) = scene.insist(|s| verify::verify(s, &[], 1.0));
+    failures += f;
+    assert!(checked.iter().all(|c| c.verdict == if c.problems.is_empty() { Verdict::Pass } else { Verdict::Unknown }), "{checked:?}");
+    failures += u32::from(checked.iter().any(|c| c.verdict == Verdict::Unknown));
     scene.fake.heal();
     let session = scene.open().unwrap();
     let state = session.state().unwrap();

@@ -103,7 +103,8 @@ fn dataset(session: &Session, name: &str, archives: Vec<Listed>, share: f64, sco
     let packs: BTreeMap<String, u64> = listing.into_iter().filter_map(|o| Some((o.key.rsplit('/').next()?.to_string(), o.len))).collect();
     let salt = session.ledger().head().0 as i64;
     // A chunk shared by thirty archives is read once; what it turned out to be counts for all of them.
-    let mut read: BTreeMap<(ChunkId, Role), Option<String>> = BTreeMap::new();
+    let mut read: BTreeMap<(ChunkId, Role), Option<Problem>> = BTreeMap::new();
+    let remote = session.repo.location().data.is_remote();
     session.env.monitor.phase(&format!("verifying {name}"), Some(archives.iter().map(|l| l.head.source_bytes).sum()));
     for listed in archives {
         session.env.stop.check("run the same command again")?;
@@ -118,24 +119,27 @@ fn dataset(session: &Session, name: &str, archives: Vec<Listed>, share: f64, sco
         let mut needed = Live::new();
         match needed.add(&view.reader, &listed.head) {
             Err(e) => {
-                checked.verdict = Verdict::Failed;
-                checked.problems.push(e.to_string());
+                let problem = Problem::new(&e, remote);
+                checked.verdict = problem.verdict;
+                checked.problems.push(problem.text);
             }
             Ok(()) => {
                 let mut bad = 0u64;
-                let mut problem = |p: String| {
+                let mut verdict = Verdict::Pass;
+                let mut problem = |p: Problem| {
                     bad += 1;
-                    if bad <= 5 && !checked.problems.contains(&p) {
-                        checked.problems.push(p);
+                    verdict = verdict.and(p.verdict);
+                    if bad <= 5 && !checked.problems.contains(&p.text) {
+                        checked.problems.push(p.text);
                     }
                 };
                 let mut unread: Vec<(ChunkId, Role)> = Vec::new();
                 for (id, role) in needed.iter() {
                     session.env.stop.check("run the same command again")?;
                     match view.index.get(&id, role) {
-                        None => problem("a chunk that it needs has no key".to_string()),
+                        None => problem(Problem::damage("a chunk that it needs has no key".to_string())),
                         Some(place) if packs.get(&place.pack.to_string()).is_none_or(|len| place.offset + place.stored_len > *len) => {
-                            problem(format!("pack {} is missing or too short", place.pack));
+                            problem(Problem::damage(format!("pack {} is missing or too short", place.pack)));
                         }
                         Some(_) if role == Role::Data && !sampled(&id, salt, share) => {}
                         Some(_) => match read.get(&(id, role)) {
@@ -145,13 +149,13 @@ fn dataset(session: &Session, name: &str, archives: Vec<Listed>, share: f64, sco
                         },
                     }
                 }
-                for (chunk, result) in open_all(session, &view.reader, &unread, &mut checked.bytes_read)? {
+                for (chunk, result) in open_all(session, &view.reader, &unread, remote, &mut checked.bytes_read)? {
                     checked.chunks_read += u64::from(chunk.1 == Role::Data);
                     result.iter().cloned().for_each(&mut problem);
                     read.insert(chunk, result);
                 }
                 if bad > 0 {
-                    checked.verdict = Verdict::Failed;
+                    checked.verdict = verdict;
                     checked.problems.push(format!("{bad} chunk(s) in all"));
                 }
             }
@@ -178,25 +182,46 @@ fn dataset(session: &Session, name: &str, archives: Vec<Listed>, share: f64, sco
     Ok(out)
 }
 
+/// What is wrong with a chunk.
+#[derive(Debug, Clone)]
+struct Problem {
+    text: String,
+    verdict: Verdict,
+}
+
+impl Problem {
+    fn damage(text: String) -> Problem {
+        Problem { text, verdict: Verdict::Failed }
+    }
+
+    /// A service that does not answer says nothing about what it keeps; a disk that cannot be read does.
+    fn new(e: &Error, remote: bool) -> Problem {
+        let passing = remote && matches!(e, Error::Store(_));
+        Problem { text: e.to_string(), verdict: if passing { Verdict::Unknown } else { Verdict::Failed } }
+    }
+}
+
 /// A chunk, and what is wrong with it.
-type Outcome = ((ChunkId, Role), Option<String>);
+type Outcome = ((ChunkId, Role), Option<Problem>);
 
 /// Reads, opens and checks chunks; with each what is wrong with it.
-fn open_all(session: &Session, reader: &ChunkReader, chunks: &[(ChunkId, Role)], bytes: &mut u64) -> Result<Vec<Outcome>> {
+fn open_all(session: &Session, reader: &ChunkReader, chunks: &[(ChunkId, Role)], remote: bool, bytes: &mut u64) -> Result<Vec<Outcome>> {
     let read = AtomicU64::new(0);
-    let results: Vec<OnceLock<Option<String>>> = chunks.iter().map(|_| OnceLock::new()).collect();
+    let results: Vec<OnceLock<Option<Problem>>> = chunks.iter().map(|_| OnceLock::new()).collect();
     reader.each_parallel(chunks, &|| session.env.stop.requested(), &|n, plain| {
         if let (Ok(plain), Some((_, Role::Data))) = (&plain, chunks.get(n)) {
             read.fetch_add(plain.len() as u64, Ordering::Relaxed);
             session.env.monitor.advance(plain.len() as u64);
         }
         if let Some(slot) = results.get(n) {
-            let _ = slot.set(plain.err().map(|e| e.to_string()));
+            let _ = slot.set(plain.err().map(|e| Problem::new(&e, remote)));
         }
     });
     session.env.stop.check("run the same command again")?;
     *bytes += read.into_inner();
-    let results = results.into_iter().map(|slot| slot.into_inner().unwrap_or_else(|| Some("a chunk that it needs was not read".into())));
+    let results = results
+        .into_iter()
+        .map(|slot| slot.into_inner().unwrap_or_else(|| Some(Problem::damage("a chunk that it needs was not read".into()))));
     Ok(chunks.iter().copied().zip(results).collect())
 }
 
