@@ -64,7 +64,8 @@ pub struct Dropped {
     pub damaged: Vec<(String, Error)>,
     /// Packs with dead bytes that could not be wiped or deleted yet. Their keys are gone; a later run tries again.
     pub left: Vec<(String, Error)>,
-    /// Packs and heads that a lock keeps, with its end (`None`: a legal hold). Their keys are gone; the first run after it deletes them.
+    /// Packs and heads that a lock keeps, or an older version of a head that lives, with its end (`None`: a legal hold). Their keys are gone; the
+    /// first run after it deletes them.
     pub locked: Vec<(String, Option<Timestamp>)>,
 }
 
