@@ -183,20 +183,29 @@ fn the_main_job_with_locked_packs_and_keys_elsewhere() {
     assert!(!rotated["datasets"][0]["locked"].as_array().unwrap().is_empty());
 }
 
-/// Tries to remove every version that hides behind a marker, with the right of an administrator to end a governance lock; those that stay.
-fn remove_by_force(endpoint: &str, bucket: &str, prefix: &str) -> (usize, Vec<String>) {
+/// An administrator's client, for what the program never does.
+fn administrator(endpoint: &str) -> aws_sdk_s3::Client {
     use aws_config::environment::credentials::EnvironmentVariableCredentialsProvider;
     use aws_sdk_s3::config::{BehaviorVersion, Config, Region};
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let config = Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .credentials_provider(EnvironmentVariableCredentialsProvider::new())
-            .region(Region::new("us-east-1"))
-            .endpoint_url(endpoint)
-            .force_path_style(true)
-            .build();
-        let client = aws_sdk_s3::Client::from_conf(config);
+    let config = Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .credentials_provider(EnvironmentVariableCredentialsProvider::new())
+        .region(Region::new("us-east-1"))
+        .endpoint_url(endpoint)
+        .force_path_style(true)
+        .build();
+    aws_sdk_s3::Client::from_conf(config)
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+/// Tries to remove every version that hides behind a newer one or a marker, with the right of an administrator to end a governance lock; those
+/// that stay.
+fn remove_by_force(endpoint: &str, bucket: &str, prefix: &str) -> (usize, Vec<String>) {
+    block_on(async {
+        let client = administrator(endpoint);
         let listed = client.list_object_versions().bucket(bucket).prefix(prefix).send().await.unwrap();
         let hidden = || listed.versions().iter().filter(|v| v.is_latest() != Some(true));
         let mut stayed = Vec::new();
@@ -209,6 +218,54 @@ fn remove_by_force(endpoint: &str, bucket: &str, prefix: &str) -> (usize, Vec<St
         }
         (hidden().count(), stayed)
     })
+}
+
+/// A bucket that locks whatever is put into it for a day, so that administrators can end the lock.
+fn bucket_with_default_retention(endpoint: &str) -> String {
+    use aws_sdk_s3::types::{
+        DefaultRetention, ObjectLockConfiguration, ObjectLockEnabled, ObjectLockRetentionMode::Governance, ObjectLockRule,
+    };
+    let name = format!("reseal-retention-{}", std::process::id());
+    let rule = ObjectLockRule::builder().default_retention(DefaultRetention::builder().mode(Governance).days(1).build()).build();
+    let locks = ObjectLockConfiguration::builder().object_lock_enabled(ObjectLockEnabled::Enabled).rule(rule).build();
+    block_on(async {
+        let client = administrator(endpoint);
+        client.create_bucket().bucket(&name).object_lock_enabled_for_bucket(true).send().await.unwrap();
+        client.put_object_lock_configuration().bucket(&name).object_lock_configuration(locks).send().await.unwrap();
+    });
+    name
+}
+
+#[test]
+fn the_root_key_is_replaced_beside_a_bucket_that_locks_heads_by_itself() {
+    let Some((endpoint, keys)) = server("RESEAL_TEST_S3_VERSIONED") else { return };
+    let (bucket, prefix) = (bucket_with_default_retention(&endpoint), prefix("retention"));
+    let place = Place::new(&endpoint, &format!("s3://{bucket}/{prefix}"), &format!("keys: s3://{keys}/{prefix}-keys"));
+    let report = main_job(&place);
+    assert!(report["propagation"]["locked"].as_array().unwrap().iter().any(|l| l["object"].as_str().unwrap().starts_with("archives/")));
+    place.ok(&["keys", "rotate"]);
+    place.ok(&["keys", "export", "--label", "for the safe", place.path("keys.export").to_str().unwrap()]);
+    let rotated = place.ok(&["rotate"]);
+    let names = || -> Vec<String> {
+        let archives = place.ok(&["archives"]);
+        archives["archives"].as_array().unwrap().iter().map(|a| format!("archives/crm/{}", a["id"].as_str().unwrap())).collect()
+    };
+    let locked: Vec<&Value> = rotated["datasets"][0]["locked"].as_array().unwrap().iter().collect();
+    assert_eq!(rotated["datasets"][0]["gone"], "PASS", "{rotated:#}");
+    // Of each archive the generation before the erasure, and what the new root key was put over.
+    for name in names() {
+        for generation in [1, 2] {
+            let of = locked.iter().find(|l| l["object"] == format!("{name}.{generation}"));
+            assert!(of.is_some_and(|l| l["locked_until"].is_string()), "{name}.{generation}: {rotated:#}");
+        }
+    }
+    assert_eq!(place.ok(&["verify", "--read-data"])["result"], "PASS");
+    let (hidden, stayed) = remove_by_force(&endpoint, &bucket, &format!("{prefix}/archives/"));
+    assert_eq!((hidden, stayed.len()), (2 * names().len(), 0), "the lock of a governor ends when an administrator says so");
+    let rotated = place.ok(&["rotate"]);
+    let left = rotated["datasets"][0]["locked"].as_array().unwrap();
+    assert!(left.iter().all(|l| l["object"].as_str().unwrap().starts_with("packs/")), "{rotated:#}");
+    assert_eq!(place.ok(&["verify", "--read-data"])["result"], "PASS");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::edit::ArchiveEdit;
 use super::event::Verdict;
 use super::propagate::{Options, Scope, execute, no_collateral, plan};
 use super::session::Session;
-use super::{backup, certificate, request, restore, rotate, statement, verify};
+use super::{backup, certificate, keyexport, request, restore, rotate, statement, verify};
 use crate::catalog::Catalog;
 use crate::config;
 use crate::crypto::kdf::KdfParams;
@@ -367,6 +367,97 @@ fn what_is_locked_loses_its_keys_at_once_and_its_bytes_when_the_lock_ends() {
         let session = scene.open().unwrap();
         assert!(verify::verify(&session, &[], 1.0).unwrap().iter().all(|c| c.verdict == Verdict::Pass));
     }
+}
+
+#[test]
+fn what_a_replacement_of_the_root_key_left_behind_heads_is_removed_by_the_next_sweep() {
+    for lost in [false, true] {
+        let mut scene = Scene::new(Fake::versioned(), true);
+        scene.init();
+        scene.insist(|s| scene.backup(s));
+        scene.source(2);
+        scene.insist(|s| scene.backup(s));
+        if lost {
+            scene.bucket.patience = Duration::from_secs(20);
+            scene.fake.fail(Op::Put, 1, Fault::Lost);
+        } else {
+            // The process dies between the new head and the removal of the old one.
+            scene.fake.fail(Op::Delete, 1, Fault::Refuse("ExpiredToken"));
+            assert!(scene.command(|s| s.repo.rotate_root()).is_err());
+            scene.fake.heal();
+            assert_eq!(scene.fake.versions("archives/"), 3);
+        }
+        scene.command(|s| s.repo.rotate_root()).unwrap();
+        scene.fake.heal();
+        let rotated = scene.command(|s| rotate::rotate(s, s.dataset_config("crm").unwrap(), false)).unwrap();
+        assert_eq!((rotated.gone, rotated.locked.len(), scene.fake.versions("archives/")), (Verdict::Pass, 0, 2));
+        scene.insist(|s| scene.ask(s, "p7@example.org"));
+        scene.clock.0.fetch_add(4 * 86_400, Ordering::SeqCst);
+        let report = scene.command(|s| scene.erase(s)).unwrap();
+        assert_eq!((report.done.len(), report.gone, report.listing.left), (1, Verdict::Pass, 0), "{report:?}");
+    }
+}
+
+#[test]
+fn the_root_key_is_replaced_where_a_bucket_locks_heads_by_itself() {
+    let fake = Fake::versioned();
+    fake.bucket().lockable = true;
+    fake.bucket().default_days = Some(30);
+    let scene = Scene::new(fake, true);
+    scene.init();
+    for night in 1..=3 {
+        scene.source(night);
+        scene.insist(|s| scene.backup(s));
+    }
+    let replaced = scene.command(|s| s.repo.rotate_root()).unwrap();
+    assert!(!replaced.resumed && replaced.damaged.is_empty());
+    scene.command(|s| keyexport::export(s, "for the safe")).unwrap();
+    assert_eq!(scene.fake.versions("archives/"), 6, "the old ones are locked");
+    let rotated = scene.command(|s| rotate::rotate(s, s.dataset_config("crm").unwrap(), false)).unwrap();
+    assert_eq!((rotated.gone, rotated.locked.len()), (Verdict::Pass, 3));
+    assert!(rotated.locked.iter().all(|l| l.key.starts_with("archives/crm/") && l.until.is_some()), "{:?}", rotated.locked);
+    let stated = scene.command(|s| statement::make(s, &[])).unwrap();
+    assert_eq!(stated.datasets[0].locked.as_ref().unwrap().len(), 3);
+    // An erasure on top of it: the heads that it replaces are locked, too, and so is what is behind them.
+    scene.insist(|s| scene.ask(s, "p7@example.org"));
+    scene.clock.0.fetch_add(4 * 86_400, Ordering::SeqCst);
+    let report = scene.command(|s| scene.erase(s)).unwrap();
+    assert_eq!((report.done.len(), report.gone, report.listing.left), (1, Verdict::Pass, 0), "{report:?}");
+    let session = scene.open().unwrap();
+    assert!(verify::verify(&session, &[], 1.0).unwrap().iter().all(|c| c.verdict == Verdict::Pass));
+    drop(session);
+    scene.fake.unlock();
+    let rotated = scene.command(|s| rotate::rotate(s, s.dataset_config("crm").unwrap(), false)).unwrap();
+    assert_eq!((rotated.gone, rotated.locked.len(), scene.fake.versions("archives/")), (Verdict::Pass, 0, 3));
+    assert!(scene.command(|s| statement::make(s, &[])).unwrap().datasets[0].locked.as_ref().unwrap().is_empty());
+}
+
+#[test]
+fn locked_packs_of_which_an_answer_got_lost_are_named_in_a_statement_and_stay_dead() {
+    let fake = Fake::versioned();
+    fake.bucket().lockable = true;
+    let mut scene = Scene::new(fake, true);
+    scene.bucket.patience = Duration::from_secs(20);
+    scene.bucket.locks = [("crm".to_string(), Lock { mode: LockMode::Compliance, days: 30 })].into();
+    scene.init();
+    let met: Mutex<BTreeSet<String>> = Mutex::default();
+    scene.fake.schedule(move |op, key| {
+        (op == Op::Put && key.contains("/packs/") && met.lock().unwrap().insert(key.to_string())).then_some(Fault::Lost)
+    });
+    scene.insist(|s| scene.backup(s));
+    scene.fake.heal();
+    let packs = scene.location().data.list("packs/").unwrap().len();
+    assert_eq!(scene.fake.versions("packs/"), 2 * packs, "each was sent twice");
+    scene.insist(|s| scene.ask(s, "p7@example.org"));
+    scene.clock.0.fetch_add(4 * 86_400, Ordering::SeqCst);
+    let report = scene.command(|s| scene.erase(s)).unwrap();
+    assert_eq!((report.done.len(), report.gone, report.listing.left), (1, Verdict::Pass, 0), "{report:?}");
+    assert!(!report.listing.locked.is_empty());
+    let stated = scene.command(|s| statement::make(s, &[])).unwrap();
+    let stated: BTreeSet<&String> = stated.datasets[0].locked.as_ref().unwrap().iter().map(|l| &l.object).collect();
+    assert_eq!(stated, report.listing.locked.iter().map(|l| &l.key).collect());
+    let listed = scene.location().data.list("packs/").unwrap();
+    assert!(listed.iter().all(|o| !stated.contains(&o.key)), "an import of older keys would take it for alive");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::config;
 use crate::policy::{ErasurePolicy, Mode, Retention, retention::expires_at};
 use crate::repository::Listed;
 use crate::store::s3::{Lock, LockMode};
-use crate::store::{Finding, Level, StoreError};
+use crate::store::{Finding, Level, Object, StoreError};
 use crate::{Error, Result};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -270,7 +270,7 @@ fn dataset(session: &Session, state: &State, name: &str, not_known: &mut Vec<Str
     Ok(statement)
 }
 
-/// What hides behind delete markers, with the dates that runs wrote down when they met it. `None` where versions may not be listed.
+/// What hides behind delete markers or living heads, with the dates that runs wrote down when they met it. `None` where versions may not be listed.
 fn locked(session: &Session, state: &State, name: &str, not_known: &mut Vec<String>) -> Result<Option<Vec<Held>>> {
     let mut until: BTreeMap<&str, Option<Timestamp>> = BTreeMap::new();
     for finished in state.requests.iter().filter_map(|r| r.finished.as_ref()) {
@@ -287,8 +287,9 @@ fn locked(session: &Session, state: &State, name: &str, not_known: &mut Vec<Stri
             Err(e) => return Err(e.into()),
         };
         let current: BTreeSet<&str> = versions.iter().filter(|v| v.is_latest && !v.is_delete_marker).map(|v| v.key.as_str()).collect();
-        let hidden: BTreeSet<&str> =
-            versions.iter().filter(|v| !v.is_delete_marker && !current.contains(v.key.as_str())).map(|v| v.key.as_str()).collect();
+        // Of a living pack every version is the same; of a living head an old one was sealed under another root key.
+        let old = |v: &&Object| !v.is_latest && (v.key.starts_with("archives/") || !current.contains(v.key.as_str()));
+        let hidden: BTreeSet<&str> = versions.iter().filter(|v| !v.is_delete_marker).filter(old).map(|v| v.key.as_str()).collect();
         out.extend(hidden.into_iter().map(|key| Held { object: key.to_string(), until: until.get(key).copied().flatten() }));
     }
     Ok(Some(out))

@@ -67,7 +67,8 @@ pub struct Dropped {
     pub damaged: Vec<(String, Error)>,
     /// Packs with dead bytes that could not be wiped or deleted yet. Their keys are gone; a later run tries again.
     pub left: Vec<(String, Error)>,
-    /// Packs and heads that a lock keeps, with its end (`None`: a legal hold). Their keys are gone; the first run after it deletes them.
+    /// Packs and heads that a lock keeps, or an older version of a head that lives, with its end (`None`: a legal hold). Their keys are gone; the
+    /// first run after it deletes them.
     pub locked: Vec<(String, Option<Timestamp>)>,
 }
 
@@ -304,6 +305,7 @@ impl Sweep<'_> {
         let heads = location.data.list_versions(&format!("archives/{name}/"))?;
         let readable: HashSet<&str> = heads.iter().filter(|h| h.is_latest && !h.is_delete_marker).map(|h| h.key.as_str()).collect();
         doomed.extend(heads.iter().filter(|h| !readable.contains(h.key.as_str())).map(|h| h.key.clone()));
+        self.old_heads(heads.iter().filter(|h| !h.is_latest && readable.contains(h.key.as_str())).map(|h| h.key.clone()).collect())?;
         // What this very run has met already.
         let known: HashSet<String> = {
             let out = self.out();
@@ -317,6 +319,23 @@ impl Sweep<'_> {
         let stay = location.data.delete_many(&doomed);
         let mut out = self.out();
         out.orphans += (doomed.len() as u64).saturating_sub(stay.len() as u64);
+        for (key, error) in stay {
+            out.stays(key, error);
+        }
+        Ok(())
+    }
+
+    /// Removes what is behind heads that live: a head that a new root key was put over, when the process ended before it was gone or a lock
+    /// of the bucket kept it.
+    fn old_heads(&self, keys: BTreeSet<String>) -> Result<()> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        (self.ours)()?;
+        let keys: Vec<String> = keys.into_iter().collect();
+        let stay = self.repo.location().data.delete_old(&keys);
+        let mut out = self.out();
+        out.leftovers += (keys.len() as u64).saturating_sub(stay.len() as u64);
         for (key, error) in stay {
             out.stays(key, error);
         }

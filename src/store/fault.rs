@@ -131,6 +131,9 @@ impl Store for Counting {
         add(&self.counters.deletes, (keys.len() as u64).saturating_sub(left.len() as u64));
         left
     }
+    fn delete_old(&self, keys: &[String]) -> Vec<(String, StoreError)> {
+        self.inner.delete_old(keys)
+    }
     fn list(&self, prefix: &str) -> StoreResult<Vec<Object>> {
         add(&self.counters.lists, 1);
         self.inner.list(prefix)
@@ -281,6 +284,9 @@ impl Store for Faulty {
     fn delete(&self, key: &str) -> StoreResult<()> {
         self.change("delete", key)?;
         self.inner.delete(key)
+    }
+    fn delete_old(&self, keys: &[String]) -> Vec<(String, StoreError)> {
+        self.inner.delete_old(keys)
     }
     fn list(&self, prefix: &str) -> StoreResult<Vec<Object>> {
         self.inner.list(prefix)

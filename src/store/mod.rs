@@ -219,6 +219,11 @@ pub trait Store: Send + Sync {
     fn delete_many(&self, keys: &[String]) -> Vec<(String, StoreError)> {
         keys.iter().filter_map(|key| Some((key.clone(), self.delete(key).err()?))).collect()
     }
+    /// Removes what is behind the current version of these objects, and leaves alone those that have none; gives those of which something
+    /// could not be removed, with why. Only on stores that keep versions there is anything behind.
+    fn delete_old(&self, _keys: &[String]) -> Vec<(String, StoreError)> {
+        Vec::new()
+    }
     /// The current objects whose key starts with `prefix` (a whole number of segments, ending in `/`, or empty), in no particular order.
     fn list(&self, prefix: &str) -> StoreResult<Vec<Object>>;
     /// Like [`Store::list`], with every version and delete marker: what proves that nothing is left.

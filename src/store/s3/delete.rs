@@ -4,10 +4,12 @@
 use super::S3Store;
 use super::client::Verb;
 use super::errors::{Failure, Kind};
+use super::is_head;
 use super::listing::Version;
 use crate::crash;
 use crate::store::{Store, StoreError, StoreResult, check_key};
 use aws_sdk_s3::types::{Delete, ObjectIdentifier};
+use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The service takes no more keys at once.
@@ -62,14 +64,7 @@ impl S3Store {
 
     /// Many keys; those that could not be removed.
     pub(super) async fn remove_many(&self, keys: &[String]) -> Vec<(String, StoreError)> {
-        let mut left = Vec::new();
-        let mut good = Vec::new();
-        for key in keys {
-            match check_key(key) {
-                Ok(()) => good.push(key.clone()),
-                Err(e) => left.push((key.clone(), e)),
-            }
-        }
+        let (good, mut left) = checked(keys);
         for batch in good.chunks(BATCH) {
             crash::step("delete objects");
             let done = async {
@@ -121,7 +116,7 @@ impl S3Store {
             return Ok(0);
         }
         let mut removed = 0;
-        // Packs and heads hold no keys, may be locked, and are the sweep's business.
+        // Packs and heads hold no keys, may be locked, and are the sweep's business, which knows what lives.
         for folder in self.folders().await.map_err(failed)?.iter().filter(|f| !KEYLESS.contains(&f.as_str())) {
             let versions = self.versions(folder).await.map_err(failed)?;
             let mut by_key: BTreeMap<String, Vec<Version>> = BTreeMap::new();
@@ -148,49 +143,86 @@ impl S3Store {
         Ok(removed)
     }
 
-    /// Some versions of one key; fails with the first that cannot go.
+    /// What is behind the current versions of these keys; of a key without a current one, nothing. Those of which something is left.
+    pub(super) async fn remove_behind(&self, keys: &[String]) -> Vec<(String, StoreError)> {
+        let (good, mut left) = checked(keys);
+        for batch in good.chunks(BATCH) {
+            crash::step("delete old versions");
+            let done = async {
+                if !self.has_versions().await? {
+                    return Ok(Vec::new());
+                }
+                let versions = self.versions_of_many(batch).await?;
+                let living: BTreeSet<String> = versions.iter().filter(|v| v.latest && !v.marker).map(|v| v.key.clone()).collect();
+                self.remove_all(versions.into_iter().filter(|v| !v.latest && living.contains(&v.key)).collect()).await
+            };
+            match done.await {
+                Ok(refused) => left.extend(refused),
+                Err(f) => left.extend(batch.iter().map(|key| (key.clone(), self.error("clean", key, f.clone())))),
+            }
+        }
+        left
+    }
+
+    /// Some versions of one key; fails with the first that cannot go. An old head that a lock keeps may stay: no keys are in it, it says what
+    /// the current one says, and the sweep removes it when the lock has ended.
     pub(super) async fn remove_versions(&self, key: &str, versions: Vec<Version>) -> Result<(), Failure> {
         debug_assert!(versions.iter().all(|v| v.key == key));
-        match self.remove_batches(versions).await?.into_iter().next() {
-            None => Ok(()),
-            Some((_, failure)) => Err(failure),
+        for (version, failure) in self.remove_batches(versions).await? {
+            let may_stay = is_head(key) && failure.kind == Kind::Denied && self.held(&version).await?.is_some();
+            if !may_stay {
+                return Err(failure);
+            }
         }
+        Ok(())
     }
 
     /// Versions of many keys: what is behind goes before what is in front. Gives the keys that are left, with why.
     async fn remove_all(&self, versions: Vec<Version>) -> Result<Vec<(String, StoreError)>, Failure> {
         let (front, behind): (Vec<Version>, Vec<Version>) = versions.into_iter().partition(|v| v.latest);
         let mut refused = self.remove_batches(behind).await?;
-        let (hidden, front): (Vec<Version>, Vec<Version>) =
-            front.into_iter().partition(|v| v.marker && refused.iter().any(|(r, _)| r.key == v.key));
+        let stays: BTreeSet<String> = refused.iter().map(|(v, _)| v.key.clone()).collect();
         // A marker stays in front of what could not be removed: else the old version would come to light.
-        drop(hidden);
-        refused.extend(self.remove_batches(front).await?);
-        let mut left: Vec<(String, StoreError)> = Vec::new();
+        let (in_front, free): (Vec<Version>, Vec<Version>) = front.into_iter().partition(|v| stays.contains(&v.key));
+        refused.extend(self.remove_batches(free).await?);
+        for version in in_front.into_iter().filter(|v| !v.marker) {
+            refused.extend(self.remove_behind_marker(version).await?);
+        }
+        let mut left: BTreeMap<String, StoreError> = BTreeMap::new();
         for (version, failure) in refused {
-            if left.iter().any(|(key, _)| *key == version.key) {
-                continue;
-            }
             let held = match failure.kind {
                 Kind::Denied => self.held(&version).await?,
                 _ => None,
             };
-            let key = version.key.clone();
-            match held {
+            let error = match held {
                 Some(held) => {
                     if version.latest && !version.marker {
-                        self.remove_plain(&key).await?;
+                        self.remove_plain(&version.key).await?;
                     }
-                    let error = self.locked(&key, &held);
-                    left.push((key, error));
+                    self.locked(&version.key, &held)
                 }
-                None => {
-                    let error = self.error("delete", &key, failure);
-                    left.push((key, error));
-                }
+                None => self.error("delete", &version.key, failure),
+            };
+            match left.get(&version.key) {
+                Some(known) if keeps(known) >= keeps(&error) => {}
+                _ => drop(left.insert(version.key, error)),
             }
         }
-        Ok(left)
+        Ok(left.into_iter().collect())
+    }
+
+    /// A current version with something behind it that cannot go: a marker comes in front of both, and then it goes itself.
+    async fn remove_behind_marker(&self, mut version: Version) -> Result<Refused, Failure> {
+        match self.remove_plain(&version.key).await {
+            Ok(()) => {}
+            Err(f) if f.kind == Kind::Stopped => return Err(f),
+            Err(f) => return Ok(vec![(version, f)]),
+        }
+        // Where the bucket has ceased to keep versions, the marker may have taken its place, and its id.
+        version.latest = false;
+        let now = self.versions_of(&version.key).await?;
+        let is_there = now.iter().any(|v| v.id == version.id && !v.latest && !v.marker);
+        self.remove_batches(is_there.then_some(version).into_iter().collect()).await
     }
 
     /// In batches; the ones that the service refused.
@@ -263,5 +295,26 @@ impl S3Store {
                 Ok(())
             })
             .await
+    }
+}
+
+/// Keys that a store takes, and the others.
+fn checked(keys: &[String]) -> (Vec<String>, Vec<(String, StoreError)>) {
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    for key in keys {
+        match check_key(key) {
+            Ok(()) => good.push(key.clone()),
+            Err(e) => bad.push((key.clone(), e)),
+        }
+    }
+    (good, bad)
+}
+
+/// How firmly something is kept: until a date, until a legal hold is ended, or for a reason that is no lock.
+fn keeps(error: &StoreError) -> (u8, Option<Timestamp>) {
+    match error {
+        StoreError::Locked { until: Some(until), .. } => (0, Some(*until)),
+        StoreError::Locked { until: None, .. } => (1, None),
+        _ => (2, None),
     }
 }

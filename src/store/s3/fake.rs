@@ -193,9 +193,18 @@ impl Fake {
 
     /// Puts a version behind the current one, as a crash or another program leaves it.
     pub fn plant(&self, key: &str, bytes: &[u8]) {
+        self.plant_version(key, Some(bytes.to_vec()));
+    }
+
+    /// The same with a delete marker.
+    pub fn plant_marker(&self, key: &str) {
+        self.plant_version(key, None);
+    }
+
+    fn plant_version(&self, key: &str, bytes: Option<Vec<u8>>) {
         let mut inner = self.bucket();
         let id = inner.id();
-        let version = Version { id, bytes: Some(bytes.to_vec()), etag: etag(bytes), locked: None, hold: false };
+        let version = Version { id, etag: bytes.as_deref().map(etag).unwrap_or_default(), bytes, locked: None, hold: false };
         inner.objects.entry(format!("backups/here/{key}")).or_default().push(version);
     }
 

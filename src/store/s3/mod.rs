@@ -137,6 +137,7 @@ impl S3Store {
                 let request = self.connection.client.get_object().bucket(&self.options.bucket).key(self.full(key));
                 let answer = shape(request).send().await?;
                 let (etag, len) = (answer.e_tag().map(str::to_string), answer.content_length());
+                let version = answer.version_id().map(str::to_string);
                 let range = answer.content_range().map(str::to_string);
                 // Not `collect`: what that gives is turned into a vector byte by byte.
                 let mut bytes = room.take();
@@ -149,7 +150,7 @@ impl S3Store {
                 if len.is_some_and(|len| u64::try_from(len) != Ok(bytes.len() as u64)) {
                     return Err(Failure::transport("the answer is shorter than it says"));
                 }
-                Ok(Read { bytes, etag, range })
+                Ok(Read { bytes, etag, version, range })
             })
             .await;
         match read {
@@ -223,9 +224,14 @@ impl S3Store {
 
     /// Whether these bytes are there: after a write of which nobody knows whether it was carried out.
     async fn holds(&self, key: &str, bytes: &[u8]) -> Result<bool, Failure> {
+        Ok(self.carried_out(key, bytes).await?.is_some())
+    }
+
+    /// The same, with what the write left.
+    async fn carried_out(&self, key: &str, bytes: &[u8]) -> Result<Option<Put>, Failure> {
         match self.read(key, |r| r, bytes.len() as u64).await {
-            Ok(there) => Ok(there.bytes == bytes),
-            Err(f) if f.kind == Kind::Missing => Ok(false),
+            Ok(there) => Ok((there.bytes == bytes).then_some(Put { version: there.version, repeated: true })),
+            Err(f) if f.kind == Kind::Missing => Ok(None),
             Err(f) => Err(f),
         }
     }
@@ -294,6 +300,8 @@ use shaped;
 struct Read {
     bytes: Vec<u8>,
     etag: Option<String>,
+    /// The version, on a bucket that keeps them.
+    version: Option<String>,
     /// `Content-Range`.
     range: Option<String>,
 }
@@ -318,6 +326,11 @@ fn is_of_hosts(key: &str) -> bool {
 /// Packs are never written twice and hold no keys.
 fn is_pack(key: &str) -> bool {
     key.starts_with("packs/")
+}
+
+/// Heads hold no keys either.
+fn is_head(key: &str) -> bool {
+    key.starts_with("archives/")
 }
 
 impl Store for S3Store {
@@ -404,12 +417,14 @@ impl Store for S3Store {
             }
             let etag = there.etag.ok_or_else(|| Failure::other("the service gives no ETag, without which updates could be lost"))?;
             crash::step("replace an object");
-            match self.write(key, &Bytes::copy_from_slice(bytes), When::Matches(etag)).await {
-                Ok(put) => self.bury(key, &put).await.map(|()| true),
-                Err(f) if matches!(f.kind, Kind::Condition | Kind::Missing) && f.uncertain => self.holds(key, bytes).await,
-                Err(f) if matches!(f.kind, Kind::Condition | Kind::Missing) => Ok(false),
-                Err(f) => Err(f),
-            }
+            let put = match self.write(key, &Bytes::copy_from_slice(bytes), When::Matches(etag)).await {
+                Err(f) if matches!(f.kind, Kind::Condition | Kind::Missing) && f.uncertain => self.carried_out(key, bytes).await?,
+                Err(f) if matches!(f.kind, Kind::Condition | Kind::Missing) => None,
+                other => Some(other?),
+            };
+            let Some(put) = put else { return Ok(false) };
+            crash::step("remove the versions behind it");
+            self.bury(key, &put).await.map(|()| true)
         });
         done.map_err(|f| self.error("replace", key, f))
     }
@@ -422,6 +437,10 @@ impl Store for S3Store {
 
     fn delete_many(&self, keys: &[String]) -> Vec<(String, StoreError)> {
         self.connection.block_on(self.remove_many(keys))
+    }
+
+    fn delete_old(&self, keys: &[String]) -> Vec<(String, StoreError)> {
+        self.connection.block_on(self.remove_behind(keys))
     }
 
     fn list(&self, prefix: &str) -> StoreResult<Vec<Object>> {

@@ -139,6 +139,57 @@ fn a_pack_that_was_sent_twice_is_there_once() {
 }
 
 #[test]
+fn a_replacement_whose_answer_got_lost_leaves_nothing_behind_it() {
+    let fake = Fake::versioned();
+    let store = fake.store();
+    for key in ["archives/crm/a.1", "sheets/crm/p"] {
+        store.put(key, b"old").unwrap();
+        fake.fail(Op::Put, 1, Fault::Lost);
+        assert!(store.replace_if(key, b"old", b"new").unwrap());
+        assert_eq!((fake.versions(key), store.get(key).unwrap()), (1, b"new".to_vec()), "{key}");
+    }
+}
+
+#[test]
+fn what_is_behind_a_living_object_goes_and_the_object_stays() {
+    let fake = Fake::versioned();
+    let store = fake.store();
+    let keys: Vec<String> = (0..6).map(|n| format!("archives/crm/{n}.1")).collect();
+    for key in &keys {
+        store.put(key, b"lives").unwrap();
+        fake.plant(key, b"old");
+        fake.plant_marker(key);
+        fake.plant(key, b"older");
+    }
+    store.put("archives/crm/hidden.1", b"x").unwrap();
+    fake.bucket().default_days = Some(30);
+    assert!(store.replace_if("archives/crm/hidden.1", b"x", b"y").unwrap());
+    assert!(store.delete("archives/crm/hidden.1").is_err());
+    fake.bucket().default_days = None;
+    let before = fake.versions("archives/crm/hidden.1");
+    assert!(store.delete_old(&["archives/crm/hidden.1".into(), "archives/crm/none.1".into()]).is_empty());
+    assert_eq!(fake.versions("archives/crm/hidden.1"), before, "behind a marker nothing lives");
+    assert!(store.delete_old(&keys).is_empty());
+    for key in &keys {
+        assert_eq!((fake.versions(key), store.get(key).unwrap()), (1, b"lives".to_vec()), "{key}");
+    }
+    // Locked: said with its end, and gone after it.
+    fake.bucket().default_days = Some(30);
+    assert!(store.replace_if(&keys[0], b"lives", b"locked").unwrap());
+    assert!(store.replace_if(&keys[0], b"locked", b"new").unwrap(), "a lock on an old head stops nothing");
+    assert!(matches!(store.delete_old(&keys)[..], [(ref key, StoreError::Locked { until: Some(_), .. })] if *key == keys[0]));
+    assert_eq!(store.get(&keys[0]).unwrap(), b"new");
+    fake.unlock();
+    assert!(store.delete_old(&keys).is_empty());
+    assert_eq!(fake.versions(&keys[0]), 1);
+    // Not allowed is not locked.
+    fake.plant(&keys[0], b"old");
+    fake.bucket().denied = vec!["DeleteObject", "DeleteObjects"];
+    assert!(matches!(store.delete_old(&keys)[..], [(_, StoreError::Failed { .. })]));
+    assert!(store.replace_if(&keys[0], b"new", b"newer").is_err());
+}
+
+#[test]
 fn lasting_faults_are_said_clearly_and_soon() {
     let fake = Fake::start();
     let store = fake.store();
@@ -273,6 +324,64 @@ fn locked_packs_stay_hidden_until_the_lock_ends() {
     store.put("packs/other/aa/q", b"x").unwrap();
     fake.bucket().denied = vec!["DeleteObject"];
     assert!(matches!(store.delete("packs/other/aa/q"), Err(StoreError::Failed { .. })));
+}
+
+#[test]
+fn a_locked_pack_that_was_sent_twice_is_hidden_like_one_that_was_sent_once() {
+    let fake = Fake::versioned();
+    fake.bucket().lockable = true;
+    let lock = Lock { mode: LockMode::Compliance, days: 30 };
+    let store = S3Store::open(Options { locks: [("crm".to_string(), lock)].into(), ..fake.options() }, &Env::system()).unwrap();
+    let keys = ["packs/crm/aa/p".to_string(), "packs/crm/aa/q".to_string()];
+    for key in &keys {
+        fake.fail(Op::Put, 1, Fault::Lost);
+        store.put(key, b"pack").unwrap();
+        assert_eq!(fake.versions(key), 2, "both are locked");
+    }
+    for _ in 0..2 {
+        assert!(matches!(store.delete(&keys[0]), Err(StoreError::Locked { until: Some(_), .. })));
+        assert!(matches!(store.delete_many(&keys)[..], [(_, StoreError::Locked { .. }), (_, StoreError::Locked { .. })]));
+        assert!(store.list("packs/").unwrap().is_empty(), "hidden");
+        assert!(keys.iter().all(|key| fake.versions(key) == 3), "one marker, however often");
+    }
+    fake.unlock();
+    assert!(store.delete_many(&keys).is_empty());
+    assert_eq!(fake.versions("packs/"), 0);
+}
+
+#[test]
+fn what_a_lock_keeps_does_not_come_to_light_when_what_is_in_front_of_it_goes() {
+    for hold in [false, true] {
+        let fake = Fake::versioned();
+        let store = fake.store();
+        let keys: Vec<String> = (0..3).map(|n| format!("archives/crm/{n}.1")).collect();
+        for key in &keys {
+            fake.bucket().default_days = Some(30);
+            store.put(key, b"old and locked").unwrap();
+            fake.bucket().default_days = None;
+            if hold {
+                fake.hold(key, true);
+            }
+            assert!(store.replace_if(key, b"old and locked", b"free").unwrap());
+        }
+        let left = store.delete_many(&keys);
+        assert!(left.len() == 3 && left.iter().all(|(_, e)| matches!(e, StoreError::Locked { until, .. } if until.is_none() == hold)));
+        assert!(store.list("").unwrap().is_empty() && store.get(&keys[0]).unwrap_err().is_missing());
+        assert!(keys.iter().all(|key| fake.versions(key) == 2), "the locked version and a marker; what was free is gone");
+        fake.unlock();
+        keys.iter().for_each(|key| fake.hold(key, false));
+        assert!(store.delete_many(&keys).is_empty());
+        assert_eq!(fake.versions(""), 0);
+    }
+    // A bucket that keeps no new versions any more: the marker takes the place of what is in front.
+    let fake = Fake::versioned();
+    let store = fake.store();
+    store.put("packs/crm/aa/p", b"old").unwrap();
+    fake.hold("packs/crm/aa/p", true);
+    fake.bucket().versioning = Some("Suspended");
+    store.put("packs/crm/aa/p", b"free").unwrap();
+    assert!(matches!(store.delete("packs/crm/aa/p"), Err(StoreError::Locked { until: None, .. })));
+    assert_eq!((store.list("").unwrap().len(), fake.versions("")), (0, 2));
 }
 
 #[test]
@@ -419,14 +528,15 @@ fn locks_of_a_real_server_hold() {
     assert_eq!((store.can_lock(), store.default_retention().unwrap()), (Some(true), None));
     store.put("packs/crm/aa/p", b"locked").unwrap();
     store.put("packs/crm/aa/big", &vec![1; 17 << 20]).unwrap();
+    (0..2).for_each(|_| store.put("packs/crm/aa/twice", b"sent twice").unwrap());
     store.put("packs/other/aa/p", b"free").unwrap();
     store.delete("packs/other/aa/p").unwrap();
-    for key in ["packs/crm/aa/p", "packs/crm/aa/big"] {
+    for key in ["packs/crm/aa/p", "packs/crm/aa/big", "packs/crm/aa/twice"] {
         assert!(matches!(store.delete(key), Err(StoreError::Locked { until: Some(_), .. })), "{key}");
     }
     assert!(store.list("").unwrap().is_empty());
     let left: std::collections::BTreeSet<_> = store.list_versions("").unwrap().into_iter().map(|v| v.key).collect();
-    assert_eq!(left.len(), 2);
+    assert_eq!(left.len(), 3);
 }
 
 #[test]

@@ -98,6 +98,7 @@ impl S3 for Backend {
         let input = req.input;
         let fault = self.enter(Op::Get, "GetObject", &input.key).await?;
         let version = self.lock().find(&input.key, input.version_id.as_deref())?;
+        let version_id = self.lock().versioning.map(|_| version.id.clone());
         let mut bytes = version.bytes.unwrap_or_default();
         let total = bytes.len() as u64;
         let mut content_range = None;
@@ -109,6 +110,7 @@ impl S3 for Backend {
         let mut output = GetObjectOutput {
             content_length: Some(bytes.len() as i64),
             e_tag: Some(ETag::Strong(version.etag)),
+            version_id,
             content_range,
             ..GetObjectOutput::default()
         };
