@@ -37,6 +37,12 @@ def norm(value, steps):
     return value or None
 
 
+def spelled(value):
+    """A regular expression for the value, each accent composed or not."""
+    forms = ((re.escape(c), re.escape(unicodedata.normalize("NFD", c))) for c in unicodedata.normalize("NFC", value.strip()))
+    return "".join(f"(?:{a}|{b})" if a != b else a for a, b in forms)
+
+
 class Random:
     """Some random string that ends in SUFFIX."""
     def fits(self, actual):
@@ -246,7 +252,7 @@ def erase(world, people):
                     for kind, values in wanted.items():
                         if kind in ("email", "customer_id"):
                             for (value,) in values:
-                                text = re.sub(r"(?<![\w.+@-])" + re.escape(unicodedata.normalize("NFC", value.strip())) + r"(?![\w@-]|\.\w)", "[erased]", text, flags=re.I)
+                                text = re.sub(r"(?<![\w.+@-])" + spelled(value) + r"(?![\w@-]|\.\w)", "[erased]", text, flags=re.I)
                     r.values[field] = [text]
     return ids, emails
 

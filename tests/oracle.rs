@@ -168,6 +168,27 @@ fn a_database_in_utf_16_on_small_pages() {
     one(&case).unwrap();
 }
 
+/// Found at random: a note has an address whose accent is not composed, as the request has it.
+#[test]
+fn an_address_whose_accent_is_not_composed() {
+    let case = Case {
+        seed: 3_770_701_096,
+        people: 9,
+        delimiter: ';',
+        crlf: true,
+        bom: false,
+        indexed: true,
+        page_size: 1024,
+        encoding: "UTF-16be",
+        auto_vacuum: 1,
+        nights: 2,
+        erased: vec![(5, 4), (5, 2), (8, 2), (0, 2)],
+        apart: true,
+        full: true,
+    };
+    one(&case).unwrap();
+}
+
 /// A case that has everything, always the same.
 #[test]
 fn one_case_with_everything() {

@@ -8,6 +8,7 @@ mod common;
 use common::shop::{self, DUE, OPENED, Ran, Shop, Tree, differs_from_live, knows_the_erased, night_time, scratch};
 use common::tree;
 use common::weed::{self, Weed, server};
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -183,6 +184,113 @@ fn a_put_only_host_needs_the_rights_of_the_table_and_no_more() {
         host(DUE).ok();
         run(DUE, &["intake", "admit"]).ok();
         run(DUE, &["verify", "--read-data"]).ok();
+    }
+}
+
+/// One of the policies that docs/operations.md prints, for a bucket and a prefix.
+fn printed_policy(n: usize, bucket: &str, prefix: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md")).unwrap();
+    let blocks = text.split("```json\n").skip(1).map(|b| b.split("```").next().unwrap());
+    let policy = blocks.filter(|b| b.contains("2012-10-17")).nth(n).unwrap().replace("BUCKET", bucket).replace("PREFIX", prefix);
+    serde_json::from_str::<Value>(&policy).unwrap()["Statement"].as_array().unwrap().clone()
+}
+
+/// Whether the statements allow a request. Of deletions of many keys at once only the bucket is in the target: any statement that allows it for
+/// some of them will do.
+fn policy_allows(statements: &[Value], method: &str, target: &str) -> bool {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let (bucket, key) = path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
+    let has = |name: &str| query.split('&').any(|q| q.split('=').next() == Some(name));
+    let action = match (method, key.is_empty()) {
+        ("GET", true) if has("versions") => "s3:ListBucketVersions",
+        ("GET", true) if has("uploads") => "s3:ListBucketMultipartUploads",
+        ("GET", true) if has("versioning") => "s3:GetBucketVersioning",
+        ("GET", true) if has("lifecycle") => "s3:GetLifecycleConfiguration",
+        ("GET", true) if has("replication") => "s3:GetReplicationConfiguration",
+        ("GET", true) if has("object-lock") => "s3:GetBucketObjectLockConfiguration",
+        ("GET", true) if has("location") => "s3:GetBucketLocation",
+        ("GET" | "HEAD", true) => "s3:ListBucket",
+        ("POST", true) if has("delete") => "s3:DeleteObjectVersion",
+        ("GET", false) if has("retention") => "s3:GetObjectRetention",
+        ("GET", false) if has("legal-hold") => "s3:GetObjectLegalHold",
+        ("GET" | "HEAD", false) if has("versionId") => "s3:GetObjectVersion",
+        ("GET" | "HEAD", false) => "s3:GetObject",
+        ("PUT" | "POST", false) => "s3:PutObject",
+        ("DELETE", false) if has("uploadId") => "s3:AbortMultipartUpload",
+        ("DELETE", false) if has("versionId") => "s3:DeleteObjectVersion",
+        ("DELETE", false) => "s3:DeleteObject",
+        _ => return false,
+    };
+    let strings = |v: &Value| -> Vec<String> {
+        match v {
+            Value::String(one) => vec![one.clone()],
+            other => other.as_array().into_iter().flatten().filter_map(|v| Some(v.as_str()?.to_string())).collect(),
+        }
+    };
+    let like = |pattern: &str, text: &str| match pattern.strip_suffix('*') {
+        Some(beginning) => text.starts_with(beginning),
+        None => text == pattern,
+    };
+    let resource = if key.is_empty() { format!("arn:aws:s3:::{bucket}") } else { format!("arn:aws:s3:::{bucket}/{key}") };
+    let many = action == "s3:DeleteObjectVersion" && key.is_empty();
+    let prefix = query.split('&').find_map(|q| q.strip_prefix("prefix=")).unwrap_or_default();
+    statements.iter().any(|s| {
+        let condition = strings(&s["Condition"]["StringLike"]["s3:prefix"]);
+        strings(&s["Action"]).iter().any(|a| a == action)
+            && strings(&s["Resource"]).iter().any(|r| like(r, &resource) || (many && r.starts_with(&resource)))
+            && (condition.is_empty() || !action.starts_with("s3:List") || condition.iter().any(|c| like(c, prefix)))
+    })
+}
+
+#[test]
+fn the_policies_of_the_handbook_suffice_for_whom_they_are_written() {
+    for variable in ["RESEAL_TEST_S3_BUCKET", "RESEAL_TEST_S3_VERSIONED"] {
+        let Some((endpoint, bucket)) = server(variable) else { return };
+        let dir = scratch();
+        let place = Place::new(&dir.path().join("shop"), &bucket, &bucket, &s3(&endpoint));
+        let prefixes = [&place.data, &place.keys].map(|at| at.split_once(&format!("{bucket}/")).unwrap().1.to_string());
+        let both = |n: usize| prefixes.iter().flat_map(|prefix| printed_policy(n, &bucket, prefix)).collect::<Vec<Value>>();
+        let (operator, officer) = (both(0), both(1));
+        let mut engineer: Vec<Value> = prefixes.iter().flat_map(|prefix| printed_policy(1, &bucket, prefix).into_iter().take(2)).collect();
+        let ledger = format!("arn:aws:s3:::{bucket}/{}/ledger/*", prefixes[1]);
+        engineer.push(serde_json::json!({"Effect": "Allow", "Resource": [ledger], "Action": ["s3:PutObject"]}));
+        let gates = [("operator.yaml", operator), ("officer.yaml", officer), ("engineer.yaml", engineer)].map(|(file, statements)| {
+            let gate = Gate::new(&endpoint, move |method, target| policy_allows(&statements, method, target));
+            place.configure(file, &place.data, &place.keys, &format!("./{file}.state"), &s3(&gate.endpoint));
+            (file, gate)
+        });
+        let run = |who: &str, now: &str, args: &[&str]| {
+            let ran = place.with(who, now, args);
+            let refused = gates.iter().find(|(file, _)| *file == who).unwrap().1.refused.lock().unwrap().clone();
+            assert_eq!(ran.code, Some(0), "{variable}: {who}: {args:?}: {}{}\nrefused: {refused:#?}", ran.stdout, ran.stderr);
+            ran
+        };
+        let may_not = |who: &str, now: &str, args: &[&str]| {
+            let ran = place.with(who, now, args);
+            assert!(ran.code != Some(0) && ran.stderr.contains("do not allow"), "{who}: {args:?}: {:?}: {}", ran.code, ran.stderr);
+        };
+        run("operator.yaml", &night_time(1), &["init"]);
+        run("operator.yaml", &night_time(1), &["backup"]);
+        place.shop.change(2);
+        run("operator.yaml", &night_time(2), &["nightly"]);
+        run("officer.yaml", OPENED, &["subject", "find", "--identity-file", "identity0.yaml"]);
+        let opened = run("officer.yaml", OPENED, &["request", "open", "--identity-file", "identity0.yaml", "--json"]).json();
+        let id = opened["request"]["id"].as_str().unwrap().to_string();
+        run("officer.yaml", OPENED, &["request", "hold", &id, "--reason", "who is it?"]);
+        run("officer.yaml", OPENED, &["request", "release", &id]);
+        may_not("officer.yaml", DUE, &["propagate"]);
+        may_not("engineer.yaml", DUE, &["propagate"]);
+        let report = run("operator.yaml", DUE, &["propagate", "--json"]).json();
+        assert_eq!(report["propagation"]["gone"], "PASS", "{report:#}");
+        run("operator.yaml", DUE, &["keys", "rotate"]);
+        run("operator.yaml", DUE, &["rotate"]);
+        run("operator.yaml", DUE, &["verify", "--read-data"]);
+        run("officer.yaml", DUE, &["audit", "--check"]);
+        assert_eq!(run("officer.yaml", DUE, &["certificate", &id, "--json"]).json()["body"]["result"], "PASS");
+        run("engineer.yaml", DUE, &["restore", "latest", "--to", "out"]);
+        assert!(place.shop.path("out").join("data").exists());
+        may_not("engineer.yaml", DUE, &["backup"]);
+        eprintln!("{variable}: {:#?}", gates.iter().map(|(who, gate)| (who, gate.refused.lock().unwrap().len())).collect::<Vec<_>>());
     }
 }
 

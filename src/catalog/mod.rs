@@ -2,7 +2,7 @@
 //! generation, an old key sheet put back), and small facts that only cost time when they are lost. Everything in it can be rebuilt from the
 //! repository; it holds no secret, no path of an entry and no identity.
 
-use crate::repository::{Heads, Ledger};
+use crate::repository::Ledger;
 use crate::{Error, Result};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,6 @@ const VERSION: i64 = 1;
 
 const SCHEMA: &str = "
 CREATE TABLE witness (what TEXT PRIMARY KEY, seq INTEGER NOT NULL, hash TEXT NOT NULL) STRICT;
-CREATE TABLE head (dataset TEXT NOT NULL, archive TEXT NOT NULL, generation INTEGER NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (dataset, archive)) STRICT;
 ";
 
 /// The opened catalog of one repository.
@@ -83,7 +82,7 @@ impl Catalog {
         if sound != "ok" {
             return Err(Error::damaged(path.display().to_string(), "SQLite's integrity check fails"));
         }
-        db.query_row("SELECT count(*) FROM head, witness", [], |_| Ok(())).map_err(Error::sqlite("read the catalog"))?;
+        db.query_row("SELECT count(*) FROM witness", [], |_| Ok(())).map_err(Error::sqlite("read the catalog"))?;
         Ok(Catalog { db: Mutex::new(db), path: path.to_path_buf() })
     }
 
@@ -99,9 +98,7 @@ impl Catalog {
     /// Forgets everything (before a rebuild).
     pub fn clear(&self) -> Result<()> {
         crate::crash::step("catalog: clear");
-        self.db()
-            .execute_batch("BEGIN IMMEDIATE; DELETE FROM witness; DELETE FROM head; COMMIT")
-            .map_err(Error::sqlite("clear the catalog"))
+        self.db().execute_batch("BEGIN IMMEDIATE; DELETE FROM witness; COMMIT").map_err(Error::sqlite("clear the catalog"))
     }
 
     /// Compares the ledger with what was seen before and remembers it. Fails with `Damaged` when it is shorter, or another one.
@@ -134,32 +131,5 @@ impl Catalog {
                 .map_err(Error::sqlite("write the catalog"))?;
         }
         Ok(())
-    }
-
-    /// Remembers which heads there are now.
-    pub fn witness_heads(&self, dataset: &str, heads: &Heads) -> Result<()> {
-        crate::crash::step("catalog: witness heads");
-        let mut db = self.db();
-        let tx = db.transaction().map_err(Error::sqlite("write the catalog"))?;
-        tx.execute("DELETE FROM head WHERE dataset = ?1", [dataset]).map_err(Error::sqlite("write the catalog"))?;
-        for l in &heads.latest {
-            tx.execute(
-                "INSERT OR REPLACE INTO head VALUES (?1, ?2, ?3, ?4)",
-                params![dataset, l.head.archive.to_string(), l.head.generation, l.digest],
-            )
-            .map_err(Error::sqlite("write the catalog"))?;
-        }
-        tx.commit().map_err(Error::sqlite("write the catalog"))
-    }
-
-    /// Archives that were seen before: (archive id, generation, digest).
-    pub fn seen_heads(&self, dataset: &str) -> Result<Vec<(String, u32, String)>> {
-        let db = self.db();
-        let mut q = db
-            .prepare("SELECT archive, generation, digest FROM head WHERE dataset = ?1 ORDER BY archive")
-            .map_err(Error::sqlite("read the catalog"))?;
-        q.query_map([dataset], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
-            .and_then(Iterator::collect)
-            .map_err(Error::sqlite("read the catalog"))
     }
 }

@@ -30,8 +30,6 @@ pub enum Unmapped {
 pub struct EntryPattern {
     /// As configured.
     pub source: String,
-    /// The compiled glob; placeholders match one segment or a part of it.
-    pub glob: globset::GlobMatcher,
     /// Identity kinds of `{kind}` placeholders, in order.
     pub placeholders: Vec<String>,
     /// Matches a path and captures the placeholders' values; see [`super::pattern`].

@@ -124,7 +124,6 @@ pub fn rotate(session: &Session, config: &config::Dataset, dry_run: bool) -> Res
     report.gone = drop_dead(session, session.view(&config.name)?, &lease, &removed, &mut dropped)?;
     report.dropped = dropped.dropped;
     report.locked = dropped.listing.locked;
-    session.catalog.witness_heads(&config.name, &session.repo.heads(&config.name)?)?;
     super::request::sweep_identities(session)?;
     if report.gone == Verdict::Failed {
         return Err(Error::Verification(format!("what rotation removed from {} is still in the store's listing", config.name)));
@@ -162,7 +161,6 @@ pub fn give_up(session: &Session, wanted: &str, reason: &str) -> Result<Lost> {
         reason: format!("lost: {}", reason.trim()),
     })?;
     session.repo.delete_every_head(&lost.dataset, &lost.archive)?;
-    session.catalog.witness_heads(&lost.dataset, &session.repo.heads(&lost.dataset)?)?;
     Ok(lost)
 }
 

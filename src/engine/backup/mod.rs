@@ -121,7 +121,6 @@ pub fn backup(session: &Session, config: &config::Dataset, tag: Option<String>) 
         admitted: None,
     })?;
     session.repo.list_known(&view.dataset, &BTreeSet::new())?;
-    session.catalog.witness_heads(&config.name, &session.repo.heads(&config.name)?)?;
     Ok(report(head, digest, totals, still_live, false))
 }
 

@@ -331,7 +331,6 @@ fn verify_and_replace(
     }
     let gone = drop_dead(session, view, lease, &remove, report)?;
     report.gone = report.gone.and(gone);
-    session.catalog.witness_heads(&config.name, &session.repo.heads(&config.name)?)?;
     report.archives.extend(outcomes);
     Ok(())
 }
