@@ -99,6 +99,30 @@ fn a_host_shares_chunks_opens_nothing_and_its_archive_is_restored_byte_by_byte()
 }
 
 #[test]
+fn a_host_is_told_which_side_is_lost_and_writes_nothing_there() {
+    let dir = scratch();
+    let shop = shop(dir.path());
+    let keys = shop.objects("keys");
+    for (side, words) in [("keys", ["its keys' side is missing", "./keys"]), ("backups", ["its packs' side is missing", "./backups"])] {
+        let (place, kept) = (shop.path(side), dir.path().join("kept"));
+        std::fs::rename(&place, &kept).unwrap();
+        // Not there, and there and empty: a mount point, a new bucket.
+        for empty in [false, true] {
+            if empty {
+                std::fs::create_dir(&place).unwrap();
+            }
+            let ran = shop.run_with(&night_time(2), &["backup"], HOST).exits(6);
+            assert!(words.iter().all(|word| ran.stderr.contains(word)), "{side}: {}", ran.stderr);
+            assert!(!place.exists() || shop.objects(side).is_empty(), "{side}: {:?}", shop.objects(side));
+            assert!(side == "keys" || shop.objects("keys") == keys);
+        }
+        std::fs::remove_dir_all(&place).unwrap();
+        std::fs::rename(&kept, &place).unwrap();
+    }
+    hand_in(&shop, &night_time(2));
+}
+
+#[test]
 fn a_host_needs_no_more_than_its_own_folders() {
     let dir = scratch();
     let shop = shop(dir.path());

@@ -65,6 +65,8 @@ struct Gate {
     endpoint: String,
     /// Requests that were refused.
     refused: Arc<Mutex<BTreeSet<String>>>,
+    /// Requests that were not.
+    passed: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Gate {
@@ -73,8 +75,8 @@ impl Gate {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let upstream = upstream.trim_start_matches("http://").to_string();
-        let refused: Arc<Mutex<BTreeSet<String>>> = Arc::default();
-        let (allowed, told) = (Arc::new(allowed), refused.clone());
+        let (refused, passed) = (Arc::<Mutex<BTreeSet<String>>>::default(), Arc::<Mutex<BTreeSet<String>>>::default());
+        let (allowed, told) = (Arc::new(allowed), [refused.clone(), passed.clone()]);
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let (allowed, told) = (allowed.clone(), told.clone());
@@ -82,11 +84,12 @@ impl Gate {
                 std::thread::spawn(move || pass(client, server, &*allowed, &told));
             }
         });
-        Gate { endpoint, refused }
+        Gate { endpoint, refused, passed }
     }
 }
 
-fn pass(mut client: TcpStream, mut server: TcpStream, allowed: &dyn Fn(&str, &str) -> bool, refused: &Mutex<BTreeSet<String>>) {
+fn pass(mut client: TcpStream, mut server: TcpStream, allowed: &dyn Fn(&str, &str) -> bool, told: &[Arc<Mutex<BTreeSet<String>>>; 2]) {
+    let [refused, passed] = told;
     let (mut from_server, mut to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
     std::thread::spawn(move || {
         let _ = std::io::copy(&mut from_server, &mut to_client);
@@ -111,6 +114,7 @@ fn pass(mut client: TcpStream, mut server: TcpStream, allowed: &dyn Fn(&str, &st
                 while client.read(&mut buffer).is_ok_and(|n| n > 0) {}
                 break;
             }
+            passed.lock().unwrap().insert(format!("{method} {target}"));
         }
         if server.write_all(&buffer[..n]).is_err() {
             break;
@@ -159,6 +163,22 @@ fn a_put_only_host_needs_the_rights_of_the_table_and_no_more() {
         place.configure("host.yaml", &place.data, &place.keys, "./host-state", &s3(&gate.endpoint));
         let host =
             |now: &str| place.shop.run_with(now, &["backup", "--json"], &[("RESEAL_CONFIG", "host.yaml"), ("RESEAL_KEY_FILE", "web1.key")]);
+        // A keys' side that lost everything is named where the host may see that, and stays as it is.
+        let empty = format!("{}-elsewhere", place.keys);
+        let (at, keys_at) = (place.data.clone(), empty.clone());
+        let sees_all = Gate::new(&endpoint, |_, _| true);
+        let sees_its_own = Gate::new(&endpoint, move |method, target| host_may(method, target, &at, &keys_at, "crm"));
+        for (gate, code, word) in [(&sees_all, 6, "its keys' side is missing"), (&sees_its_own, 1, "known/crm/put is missing at s3://")] {
+            place.configure("lost.yaml", &place.data, &empty, "./state2", &s3(&gate.endpoint));
+            let lost = [("RESEAL_CONFIG", "lost.yaml"), ("RESEAL_KEY_FILE", "web1.key")];
+            let ran = place.shop.run_with(&night_time(1), &["backup"], &lost).exits(code);
+            assert!(ran.stderr.contains(word), "{}", ran.stderr);
+            let passed = gate.passed.lock().unwrap();
+            assert!(
+                !passed.is_empty() && passed.iter().all(|p| p.starts_with("GET ") || p.starts_with("HEAD ")),
+                "nothing is written: {passed:#?}"
+            );
+        }
         // Nobody has written anything yet, the lease included; then once more, over what it left.
         for n in [1, 2] {
             let ran = host(&night_time(n));

@@ -2,9 +2,10 @@
 
 use super::args::Backup;
 use super::open::{Context, location};
-use super::{DONE, PARTIAL, go_on, secrets, text, ui, worst};
+use super::{DONE, PARTIAL, go_on, secrets, sides, text, ui, worst};
 use crate::engine::backup::{self, Report};
 use crate::repository::host::HostKey;
+use crate::repository::intake::Outbox;
 use crate::source::walk::Severity;
 use crate::{Result, config};
 use serde_json::{Value, json};
@@ -34,7 +35,11 @@ fn put_only(cx: &Context, args: &Backup, host: HostKey) -> Result<u8> {
         return Err(crate::Error::Usage("this host's key adds to none of the configuration's datasets".into()));
     }
     let host = Arc::new(host);
-    each(cx, &configs, |dataset| backup::put_only(&config, &location, &host, &cx.env, dataset, args.tag.clone()))
+    each(cx, &configs, |dataset| {
+        // Before anything is written: the lease would be the first object in a place that was lost.
+        Outbox::open(location.clone(), cx.env.clone(), host.clone(), &dataset.name).map_err(|e| sides::for_host(&config, &location, e))?;
+        backup::put_only(&config, &location, &host, &cx.env, dataset, args.tag.clone())
+    })
 }
 
 fn each(cx: &Context, configs: &[&config::Dataset], backup: impl Fn(&config::Dataset) -> Result<Report>) -> Result<u8> {

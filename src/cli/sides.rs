@@ -26,6 +26,14 @@ pub fn check(config: &Config, location: &Location) -> Result<()> {
     }
 }
 
+/// Why a put-only host cannot begin: a side that is missing, as far as it may see that; else what it met.
+pub fn for_host(config: &Config, location: &Location, met: Error) -> Error {
+    match check(config, location) {
+        Err(lost @ Error::Damaged { .. }) => lost,
+        _ => met,
+    }
+}
+
 /// Whether the whole bucket is not there.
 fn is_gone(error: &Error) -> bool {
     matches!(error, Error::Store(e) if e.is_place_missing())

@@ -15,7 +15,7 @@ use crate::policy::Kind;
 use crate::repository::{InitOptions, Location, Repository};
 use crate::store::fault::Counting;
 use crate::store::local::LocalStore;
-use crate::store::s3::fake::{Fake, Fault, Op, expiring};
+use crate::store::s3::fake::{Fake, Fault, Op, copying, expiring};
 use crate::store::s3::{Lock, LockMode, Options as Bucket, S3Store};
 use crate::store::{Aspect, Level, Store};
 use crate::{Error, Result};
@@ -297,6 +297,38 @@ fn requests_that_fail_now_and_then_only_cost_time() {
 }
 
 #[test]
+fn a_service_that_knows_no_versions_is_one_like_any_other() {
+    let scene = Scene::new(Fake::start(), false);
+    scene.fake.bucket().unknown = vec!["ListObjectVersions", "GetBucketVersioning", "GetBucketReplication", "ListMultipartUploads"];
+    scene.init();
+    assert_eq!(main_job(&scene), 0);
+    let session = scene.open().unwrap();
+    assert_eq!(rotate::rotate(&session, session.dataset_config("crm").unwrap(), false).unwrap().gone, Verdict::Pass);
+}
+
+#[test]
+fn an_erasure_says_how_much_of_a_pack_it_wants() {
+    let scene = Scene::new(Fake::start(), false);
+    scene.init();
+    // More than one chunk, so that a part of the pack lives on.
+    let mut csv = String::from("Name,Email\r\n");
+    for n in 0..60_000u64 {
+        csv += &format!("{:x},p{n}@example.org\r\n", n * n);
+    }
+    std::fs::write(scene.dir.path().join("data/people.csv"), csv).unwrap();
+    scene.insist(|s| scene.backup(s));
+    scene.insist(|s| scene.ask(s, "p7@example.org"));
+    scene.clock.0.fetch_add(4 * 86_400, Ordering::SeqCst);
+    scene.fake.bucket().log.clear();
+    let report = scene.command(|s| scene.erase(s)).unwrap();
+    assert_eq!(report.done.len(), 1);
+    let log = scene.fake.bucket().log.clone();
+    let count = |what: &str| log.iter().filter(|l| l.starts_with(&format!("{what} backups/here/packs/"))).count();
+    assert!(count("GetObject") > 0 && log.iter().any(|l| l.starts_with("DeleteObject")), "{log:#?}");
+    assert_eq!(count("GetObject"), count("range"), "{log:#?}");
+}
+
+#[test]
 fn a_command_that_is_cut_off_anywhere_completes_when_run_again() {
     // Every attempt is the last one here, so every fault ends the command that meets it.
     let mut failures = 0;
@@ -520,10 +552,10 @@ fn keys_that_may_live_on_elsewhere_leave_an_erasure_unknown() {
     scene.insist(|s| scene.backup(s));
     scene.insist(|s| scene.ask(s, "p7@example.org"));
     scene.clock.0.fetch_add(4 * 86_400, Ordering::SeqCst);
-    scene.fake.bucket().replicated = true;
+    scene.fake.bucket().replication = vec![copying(None)];
     let report = scene.command(|s| scene.erase(s)).unwrap();
     assert_eq!((report.done.len(), report.gone), (0, Verdict::Unknown));
-    scene.fake.bucket().replicated = false;
+    scene.fake.bucket().replication.clear();
     scene.fake.bucket().denied = vec!["GetBucketReplication"];
     let report = scene.command(|s| scene.erase(s)).unwrap();
     assert_eq!((report.done.len(), report.gone), (0, Verdict::Unknown), "what may not be read is not known");

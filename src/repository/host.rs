@@ -192,7 +192,11 @@ pub(super) fn published(keys: &dyn Store, host: &HostKey, dataset: &str) -> Resu
     let key = published_key(dataset);
     let bytes = match keys.get(&key) {
         Err(e) if e.is_missing() => {
-            return Err(Error::Refused(format!("dataset {dataset} takes nothing from put-only hosts: {key} is missing")));
+            return Err(Error::Refused(format!(
+                "dataset {dataset} takes nothing from put-only hosts: {key} is missing at {}. If it took something before, the place is another one, or \
+                 has lost what it held",
+                keys.describe()
+            )));
         }
         other => other?,
     };

@@ -136,7 +136,7 @@ impl Sweep<'_> {
             Err(e) => Err(Error::from(e)),
         };
         if sheet.live() * 4 >= sheet.size {
-            return Ok(there(data.get(&key))?.map(|bytes| (0, bytes)).into_iter().collect());
+            return Ok(there(data.get_range(&key, 0, sheet.size))?.map(|bytes| (0, bytes)).into_iter().collect());
         }
         let parts = at_once(hands(data), runs(&sheet.rows), |(offset, len)| Ok((offset, there(data.get_range(&key, offset, len))?)))?;
         Ok(parts.into_iter().filter_map(|(offset, bytes)| Some((offset, bytes?))).collect())

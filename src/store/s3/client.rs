@@ -16,6 +16,7 @@ use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{BehaviorVersion, Region};
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -207,8 +208,17 @@ impl Connection {
         }
     }
 
-    /// A request with all its attempts. `bytes` is what it sends, or is expected to bring.
+    /// A request with all its attempts. `bytes` is what it sends.
     pub async fn call<T, F, W>(&self, verb: Verb, bytes: u64, attempt: F) -> Result<T, Failure>
+    where
+        F: Fn() -> W,
+        W: Future<Output = Result<T, Failure>>,
+    {
+        self.call_for(verb, &Cell::new(bytes), attempt).await
+    }
+
+    /// The same for an answer of so many bytes, as far as that is known; an attempt that learns more says so ([`Connection::expect`]).
+    pub async fn call_for<T, F, W>(&self, verb: Verb, bytes: &Cell<u64>, attempt: F) -> Result<T, Failure>
     where
         F: Fn() -> W,
         W: Future<Output = Result<T, Failure>>,
@@ -218,7 +228,7 @@ impl Connection {
         let mut uncertain = false;
         let patience = if self.given_up.load(Ordering::Relaxed) { Duration::ZERO } else { self.patience };
         loop {
-            self.throttle(bytes).await?;
+            self.throttle(bytes.get()).await?;
             let slot = self.slots.acquire().await.map_err(|_| Failure::other("closed"))?;
             self.count(verb);
             let mut failure = match self.one(verb, bytes, attempt()).await {
@@ -249,9 +259,7 @@ impl Connection {
     }
 
     /// One attempt, not longer than it may take, and not much longer than the user wants.
-    async fn one<T>(&self, verb: Verb, bytes: u64, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-        // A slow line is no dead one: 64 KiB a second always count as progress.
-        let limit = self.timeout + Duration::from_secs(bytes / (64 << 10));
+    async fn one<T>(&self, verb: Verb, bytes: &Cell<u64>, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         let started = Instant::now();
         let mut asked: Option<Instant> = None;
         let mut work = pin!(work);
@@ -259,12 +267,13 @@ impl Connection {
             if let Ok(done) = timeout(EAR, &mut work).await {
                 return done;
             }
-            if started.elapsed() >= limit {
+            // A slow line is no dead one: 64 KiB a second always count as progress.
+            if started.elapsed() >= self.timeout + Duration::from_secs(bytes.get() / (64 << 10)) {
                 return Err(Failure::transport("no answer in time"));
             }
             if self.env.stop.requested() {
                 let since = *asked.get_or_insert_with(Instant::now);
-                if since.elapsed() >= GRACE || (matches!(verb, Verb::Put) && bytes > SMALL) {
+                if since.elapsed() >= GRACE || (matches!(verb, Verb::Put) && bytes.get() > SMALL) {
                     return Err(Failure::stopped());
                 }
             }
@@ -294,16 +303,26 @@ impl Connection {
 
     /// Waits until the line may carry these bytes.
     async fn throttle(&self, bytes: u64) -> Result<(), Failure> {
-        let Some(rate) = self.bandwidth.filter(|r| *r > 0) else { return Ok(()) };
-        let now = Instant::now();
-        let begin = {
-            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-            let begin = free.map_or(now, |f| f.max(now));
-            *free = Some(begin + Duration::from_secs_f64(bytes as f64 / rate as f64));
-            begin
-        };
-        let wait = begin.saturating_duration_since(now);
+        let wait = self.charge(bytes);
         if wait.is_zero() { Ok(()) } else { self.rest(wait).await }
+    }
+
+    /// Keeps the line busy for as long as these bytes take; how long it is busy before them.
+    fn charge(&self, bytes: u64) -> Duration {
+        let Some(rate) = self.bandwidth.filter(|r| *r > 0) else { return Duration::ZERO };
+        let now = Instant::now();
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let begin = free.map_or(now, |f| f.max(now));
+        *free = Some(begin + Duration::from_secs_f64(bytes as f64 / rate as f64));
+        begin.saturating_duration_since(now)
+    }
+
+    /// An answer has begun and says how long it is: it has the time for that, and what comes after it waits until the line has carried it.
+    pub fn expect(&self, bytes: &Cell<u64>, len: u64) {
+        if let Some(more) = len.checked_sub(bytes.get()).filter(|more| *more > 0) {
+            bytes.set(len);
+            self.charge(more);
+        }
     }
 }
 

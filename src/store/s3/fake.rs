@@ -30,6 +30,8 @@ pub enum Fault {
     Cut,
     /// The answer takes so many milliseconds.
     Slow(u64),
+    /// The answer's body comes in sixteen pieces, so many milliseconds apart.
+    Drip(u64),
     /// Of a batch, every second key is refused.
     HalfBatch,
 }
@@ -71,11 +73,13 @@ pub struct Inner {
     pub lockable: bool,
     pub default_days: Option<i32>,
     pub gone: bool,
-    pub replicated: bool,
+    pub replication: Vec<ReplicationRule>,
     pub lifecycle: Vec<LifecycleRule>,
     pub region: Option<String>,
     /// Operations that are denied.
     pub denied: Vec<&'static str>,
+    /// Operations that the service does not have.
+    pub unknown: Vec<&'static str>,
     /// Keys per page of listings.
     pub page: usize,
     /// What was asked, in order.
@@ -95,6 +99,21 @@ pub fn expiring(id: &str, prefix: &str) -> LifecycleRule {
         noncurrent_version_transitions: None,
         prefix: None,
         transitions: None,
+    }
+}
+
+/// A rule by which the service copies everything elsewhere, or what a filter says.
+pub fn copying(filter: Option<ReplicationRuleFilter>) -> ReplicationRule {
+    ReplicationRule {
+        destination: Destination { bucket: "arn:aws:s3:::elsewhere".to_string(), ..Destination::default() },
+        status: ReplicationRuleStatus::from_static(ReplicationRuleStatus::ENABLED),
+        filter,
+        delete_marker_replication: None,
+        existing_object_replication: None,
+        id: None,
+        prefix: None,
+        priority: None,
+        source_selection_criteria: None,
     }
 }
 

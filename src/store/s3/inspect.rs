@@ -5,9 +5,10 @@ use super::S3Store;
 use super::client::Verb;
 use super::errors::{Failure, Kind};
 use crate::store::{Aspect, Finding, Level, Store, StoreResult};
+use aws_sdk_s3::operation::get_bucket_versioning::GetBucketVersioningOutput;
 use aws_sdk_s3::types::{
     BucketVersioningStatus, DefaultRetention, ExpirationStatus, LifecycleRule, MfaDeleteStatus, ObjectLockEnabled, ObjectLockRetentionMode,
-    ReplicationRuleStatus, TransitionStorageClass,
+    ReplicationRule, ReplicationRuleStatus, TransitionStorageClass,
 };
 
 impl S3Store {
@@ -36,14 +37,17 @@ impl S3Store {
         }
     }
 
-    async fn see_versions(&self, out: &mut Vec<Finding>) {
-        let answer = self
-            .connection
+    /// What the bucket says about its versions.
+    pub(super) async fn versioning(&self) -> Result<GetBucketVersioningOutput, Failure> {
+        self.connection
             .call(Verb::Other, 0, || async {
                 Ok(self.connection.client.get_bucket_versioning().bucket(&self.options.bucket).send().await?)
             })
-            .await;
-        out.push(match answer {
+            .await
+    }
+
+    async fn see_versions(&self, out: &mut Vec<Finding>) {
+        out.push(match self.versioning().await {
             Err(f) => self.unknown(Aspect::Versions, &f),
             Ok(a) if a.mfa_delete() == Some(&MfaDeleteStatus::Enabled) => self.finding(
                 Aspect::Versions,
@@ -120,6 +124,12 @@ impl S3Store {
         }
     }
 
+    /// Whether a rule for what begins so can reach objects of ours.
+    fn is_reached(&self, prefix: Option<&str>) -> bool {
+        let (prefix, root) = (prefix.unwrap_or_default(), self.root());
+        prefix.starts_with(&root) || root.starts_with(prefix)
+    }
+
     /// Whether a rule can reach objects of ours: they carry no tags.
     fn concerns(&self, rule: &LifecycleRule) -> bool {
         #[allow(deprecated)]
@@ -131,8 +141,14 @@ impl S3Store {
                 None => (f.prefix(), f.tag().is_some()),
             },
         };
-        let (prefix, root) = (prefix.unwrap_or_default(), self.root());
-        !tagged && (prefix.starts_with(&root) || root.starts_with(prefix))
+        !tagged && self.is_reached(prefix)
+    }
+
+    /// Whether a rule can copy objects of ours. One for tagged objects counts: who gives a bucket rules by tags may have something tag all that comes.
+    fn is_copied_by(&self, rule: &ReplicationRule) -> bool {
+        #[allow(deprecated)]
+        let old = rule.prefix();
+        self.is_reached(rule.filter().map_or(old, |f| f.and().map_or(f.prefix(), |and| and.prefix())))
     }
 
     async fn see_replication(&self, out: &mut Vec<Finding>) {
@@ -149,18 +165,18 @@ impl S3Store {
         };
         let mut targets: Vec<String> = rules
             .iter()
-            .filter(|r| *r.status() == ReplicationRuleStatus::Enabled)
+            .filter(|r| *r.status() == ReplicationRuleStatus::Enabled && self.is_copied_by(r))
             .map(|r| r.destination().map_or_else(|| "somewhere".to_string(), |d| d.bucket().to_string()))
             .collect();
         targets.sort();
         targets.dedup();
         out.push(match targets.is_empty() {
-            true => self.finding(Aspect::Replication, Level::Fine, "the bucket is not copied elsewhere by the service"),
+            true => self.finding(Aspect::Replication, Level::Fine, "what is here is not copied elsewhere by the service"),
             false => self.finding(
                 Aspect::Replication,
                 Level::Warning,
                 format!(
-                    "everything is copied to {}; the service does not carry the removal of versions there, so what is erased here stays there",
+                    "what is here is copied to {}; the service does not carry the removal of versions there, so what is erased here stays there",
                     targets.join(", ")
                 ),
             ),

@@ -2,7 +2,7 @@
 
 use super::S3Store;
 use super::client::Verb;
-use super::errors::Failure;
+use super::errors::{Failure, Kind};
 use crate::store::{Object, check_key};
 use aws_sdk_s3::operation::list_object_versions::ListObjectVersionsOutput;
 
@@ -60,28 +60,54 @@ impl S3Store {
 
     /// Versions and delete markers under a prefix of whole segments.
     pub(super) async fn versions(&self, prefix: &str) -> Result<Vec<Version>, Failure> {
-        self.all_versions(&self.full(prefix)).await
+        self.all_versions(prefix).await
     }
 
     /// Versions and delete markers of one key.
     pub(super) async fn versions_of(&self, key: &str) -> Result<Vec<Version>, Failure> {
-        let mut versions = self.all_versions(&self.full(key)).await?;
+        let mut versions = self.all_versions(key).await?;
         versions.retain(|v| v.key == key);
         Ok(versions)
     }
 
-    /// First segments under which there are objects, or once were; each ends in `/`.
+    /// First segments under which there are objects, or once were; each ends in `/`. None where there cannot be anything but what is current.
     pub(super) async fn folders(&self) -> Result<Vec<String>, Failure> {
-        let mut out = Vec::new();
-        self.version_pages(&self.root(), Some("/"), |page| {
-            let folders = page.common_prefixes().iter().filter_map(|p| p.prefix()?.strip_prefix(self.root().as_str()));
+        let (mut out, root) = (Vec::new(), self.root());
+        let listed = self.version_pages(&root, Some("/"), |page| {
+            let folders = page.common_prefixes().iter().filter_map(|p| p.prefix()?.strip_prefix(root.as_str()));
             out.extend(folders.filter(|f| f.strip_suffix('/').is_some_and(|f| check_key(f).is_ok())).map(str::to_string));
-        })
-        .await?;
-        Ok(out)
+        });
+        match listed.await {
+            Err(f) if self.keeps_none(&f).await? => Ok(Vec::new()),
+            listed => listed.map(|()| out),
+        }
     }
 
-    async fn all_versions(&self, full: &str) -> Result<Vec<Version>, Failure> {
+    /// Where the bucket keeps no versions and does not list any, the plain listing is the whole truth.
+    async fn all_versions(&self, prefix: &str) -> Result<Vec<Version>, Failure> {
+        match self.listed_versions(&self.full(prefix)).await {
+            Err(f) if self.keeps_none(&f).await? => {
+                let plain = self.objects(prefix).await?.into_iter();
+                Ok(plain.map(|o| Version { key: o.key, len: o.len, id: None, latest: true, marker: false }).collect())
+            }
+            listed => listed,
+        }
+    }
+
+    /// Whether a listing of versions failed because there are none: the bucket says so, or the service has neither the listing nor an answer to
+    /// whether there are. Asked anew each time: what proves that nothing is left must not rest on what was so an hour ago.
+    async fn keeps_none(&self, failure: &Failure) -> Result<bool, Failure> {
+        if !matches!(failure.kind, Kind::NotImplemented | Kind::Denied) {
+            return Ok(false);
+        }
+        match self.versioning().await {
+            Ok(answer) => Ok(answer.status().is_none()),
+            Err(f) if matches!(f.kind, Kind::NotImplemented | Kind::Denied) => Ok(failure.kind == Kind::NotImplemented),
+            Err(f) => Err(f),
+        }
+    }
+
+    async fn listed_versions(&self, full: &str) -> Result<Vec<Version>, Failure> {
         let mut out = Vec::new();
         self.version_pages(full, None, |page| {
             for v in page.versions() {

@@ -130,15 +130,16 @@ impl S3Store {
         expected: u64,
         room: Vec<u8>,
     ) -> Result<Read, Failure> {
-        let room = Cell::new(room);
+        let (room, expected) = (Cell::new(room), Cell::new(expected));
         let read = self
             .connection
-            .call(Verb::Get, expected, || async {
+            .call_for(Verb::Get, &expected, || async {
                 let request = self.connection.client.get_object().bucket(&self.options.bucket).key(self.full(key));
                 let answer = shape(request).send().await?;
                 let (etag, len) = (answer.e_tag().map(str::to_string), answer.content_length());
                 let version = answer.version_id().map(str::to_string);
                 let range = answer.content_range().map(str::to_string);
+                self.connection.expect(&expected, len.and_then(|len| u64::try_from(len).ok()).unwrap_or(0));
                 // Not `collect`: what that gives is turned into a vector byte by byte.
                 let mut bytes = room.take();
                 bytes.clear();

@@ -17,11 +17,33 @@ const LEFTOVER_AGE: i64 = 3600;
 /// Aborting must not hold up the end of the program.
 const ABORT: Duration = Duration::from_secs(5);
 
+/// How an upload ended.
+enum Sent {
+    /// The object is there.
+    There(Put),
+    /// Perhaps it is: its last answer got lost, and reading it back is not allowed.
+    Perhaps(Failure),
+}
+
 impl S3Store {
     pub(super) async fn write_parts(&self, key: &str, bytes: &Bytes) -> Result<Put, Failure> {
+        match self.upload(key, bytes).await? {
+            Sent::There(put) => Ok(put),
+            // Once more the same under the same name does no harm. There may be two versions then.
+            Sent::Perhaps(_) => match self.upload(key, bytes).await? {
+                Sent::There(put) => Ok(Put { repeated: true, ..put }),
+                Sent::Perhaps(failure) => {
+                    let text = "it was sent twice, both times no answer came to the end of it, and the credentials do not allow to look whether it is there";
+                    Err(Failure { kind: Kind::Other, text: text.into(), ..failure })
+                }
+            },
+        }
+    }
+
+    async fn upload(&self, key: &str, bytes: &Bytes) -> Result<Sent, Failure> {
         let upload = self.begin(key).await?;
         match self.parts(key, &upload, bytes).await {
-            Ok(put) => Ok(put),
+            Ok(sent) => Ok(sent),
             Err(failure) => {
                 // Not through `call`: that refuses once the user wants to stop.
                 let request = self.connection.client.abort_multipart_upload().bucket(&self.options.bucket).key(self.full(key));
@@ -43,7 +65,7 @@ impl S3Store {
             .map_err(|failure| self.with_key(failure))
     }
 
-    async fn parts(&self, key: &str, upload: &str, bytes: &Bytes) -> Result<Put, Failure> {
+    async fn parts(&self, key: &str, upload: &str, bytes: &Bytes) -> Result<Sent, Failure> {
         let mut sending = Vec::new();
         let mut rest = bytes.clone();
         while !rest.is_empty() {
@@ -63,14 +85,27 @@ impl S3Store {
         match finished {
             // The upload is gone: an attempt without an answer completed it, or somebody aborted it.
             Err(f) if f.kind == Kind::Missing => {
-                if f.uncertain && self.holds(key, bytes).await? {
-                    let version = self.versions_of(key).await?.into_iter().find(|v| v.latest).and_then(|v| v.id);
-                    return Ok(Put { version, repeated: false });
+                if !f.uncertain {
+                    return Err(Failure { kind: Kind::Other, ..f });
                 }
-                Err(Failure { kind: Kind::Other, ..f })
+                match self.sent(key, bytes).await {
+                    Ok(Some(put)) => Ok(Sent::There(put)),
+                    Ok(None) => Err(Failure { kind: Kind::Other, ..f }),
+                    Err(denied) if denied.kind == Kind::Denied => Ok(Sent::Perhaps(f)),
+                    Err(other) => Err(other),
+                }
             }
-            other => other,
+            other => other.map(Sent::There),
         }
+    }
+
+    /// What was written, if these bytes are there now.
+    async fn sent(&self, key: &str, bytes: &Bytes) -> Result<Option<Put>, Failure> {
+        if !self.holds(key, bytes).await? {
+            return Ok(None);
+        }
+        let version = self.versions_of(key).await?.into_iter().find(|v| v.latest).and_then(|v| v.id);
+        Ok(Some(Put { version, repeated: false }))
     }
 
     async fn part(&self, key: &str, upload: &str, number: i32, bytes: Bytes) -> Result<CompletedPart, Failure> {

@@ -1,4 +1,4 @@
-use super::fake::{Fake, Fault, Op, expiring};
+use super::fake::{Fake, Fault, Op, copying, expiring};
 use super::*;
 use crate::env::Stop;
 use crate::store::fault::Counting;
@@ -418,7 +418,7 @@ fn what_a_bucket_does_by_itself_is_named() {
     {
         let mut bucket = fake.bucket();
         bucket.versioning = Some("Enabled");
-        bucket.replicated = true;
+        bucket.replication = vec![copying(None)];
         (bucket.lockable, bucket.default_days) = (true, Some(7));
         bucket.lifecycle = vec![expiring("ours", "backups/"), expiring("theirs", "logs/")];
     }
@@ -474,6 +474,144 @@ fn bandwidth_is_limited() {
         store.put(&format!("packs/crm/aa/{n}"), &[0; 512 << 10]).unwrap();
     }
     assert!(started.elapsed() >= Duration::from_millis(1400), "{:?}", started.elapsed());
+}
+
+#[test]
+fn what_is_read_counts_against_the_bandwidth_as_well() {
+    let fake = Fake::start();
+    fake.store().put("packs/crm/aa/p", &[0; 512 << 10]).unwrap();
+    let limited = S3Store::open(Options { bandwidth: Some(1 << 20), ..fake.options() }, &Env::system()).unwrap();
+    let started = Instant::now();
+    for _ in 0..4 {
+        limited.get("packs/crm/aa/p").unwrap();
+    }
+    assert!(started.elapsed() >= Duration::from_millis(1400), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_large_object_on_a_slow_line_has_the_time_that_its_length_takes() {
+    let fake = Fake::start();
+    fake.store().put("packs/crm/aa/p", &[7; 256 << 10]).unwrap();
+    fake.store().put("packs/crm/aa/small", &[7; 1 << 10]).unwrap();
+    // Four seconds more by its length, which nobody knows before the answer begins.
+    let hasty = Options { timeout: Duration::from_millis(300), patience: Duration::ZERO, ..fake.options() };
+    let hasty = S3Store::open(hasty, &Env::system()).unwrap();
+    fake.fail(Op::Get, 2, Fault::Drip(80));
+    assert_eq!(hasty.get("packs/crm/aa/p").unwrap(), [7; 256 << 10]);
+    let said = hasty.get("packs/crm/aa/small").unwrap_err().to_string();
+    assert!(said.contains("no answer in time"), "what is small gets no more time: {said}");
+}
+
+#[test]
+fn a_service_that_lists_no_versions_has_none() {
+    for unknown in [&["ListObjectVersions"][..], &["ListObjectVersions", "GetBucketVersioning"]] {
+        let fake = Fake::start();
+        fake.bucket().unknown = unknown.to_vec();
+        conformance::all(&fake.store());
+        assert_eq!(fake.store().remove_leftovers().unwrap(), 0);
+    }
+    // Who may not ask whether there are versions looks for them, and finds that they cannot be listed.
+    let fake = Fake::start();
+    fake.bucket().unknown = vec!["ListObjectVersions"];
+    fake.bucket().denied = vec!["GetBucketVersioning"];
+    conformance::all(&fake.store());
+    assert_eq!(fake.store().remove_leftovers().unwrap(), 0);
+    // Where there are none, nobody needs a right to list them.
+    let fake = Fake::start();
+    fake.bucket().denied = vec!["ListObjectVersions"];
+    fake.store().put("a/b", b"x").unwrap();
+    assert_eq!(fake.store().list_versions("a/").unwrap().len(), 1);
+}
+
+#[test]
+fn versions_that_cannot_be_listed_are_not_taken_for_none() {
+    let fake = Fake::versioned();
+    let store = fake.store();
+    store.put("sheets/crm/s", b"new").unwrap();
+    fake.plant("sheets/crm/s", b"old");
+    fake.bucket().unknown = vec!["ListObjectVersions"];
+    assert!(store.list_versions("sheets/").is_err(), "the bucket says that it keeps versions");
+    fake.bucket().unknown.clear();
+    for status in [vec!["GetBucketVersioning"], vec![]] {
+        fake.bucket().denied = status.clone();
+        assert_eq!(fake.store().list_versions("sheets/").unwrap().len(), 2, "{status:?}");
+    }
+    fake.bucket().unknown = vec!["GetBucketVersioning"];
+    assert_eq!(fake.store().list_versions("sheets/").unwrap().len(), 2);
+    fake.bucket().denied = vec!["ListObjectVersions"];
+    assert!(fake.store().list_versions("sheets/").is_err(), "not known is not none");
+    fake.bucket().unknown.clear();
+    assert!(fake.store().list_versions("sheets/").is_err());
+}
+
+#[test]
+fn who_may_not_read_back_a_pack_whose_answer_got_lost_sends_it_once_more() {
+    let bytes: Vec<u8> = (0..(20 << 20) + 5u32).map(|i| (i % 251) as u8).collect();
+    for fake in [Fake::start(), Fake::versioned()] {
+        let store = fake.store();
+        let lose = |mut times: u32| {
+            let inner = fake.inner.clone();
+            fake.schedule(move |op, _| {
+                let completing = inner.lock().unwrap().log.last().is_some_and(|l| l.starts_with("Complete"));
+                let lost = op == Op::Put && completing && times > 0;
+                times -= u32::from(lost);
+                lost.then_some(Fault::Lost)
+            });
+        };
+        fake.bucket().denied = vec!["GetObject", "HeadObject", "ListObjectsV2", "ListObjectVersions", "GetBucketVersioning"];
+        lose(1);
+        store.put("packs/crm/aa/p", &bytes).unwrap();
+        assert_eq!(fake.bucket().log.iter().filter(|l| l.starts_with("CreateMultipartUpload")).count(), 2);
+        // May read, and not see versions.
+        fake.bucket().denied = vec!["ListObjectVersions", "GetBucketVersioning"];
+        lose(1);
+        store.put("packs/crm/aa/q", &bytes).unwrap();
+        // What holds keys is never left with a version behind it that nobody looked for.
+        lose(1);
+        assert!(store.put("sheets/crm/s", &bytes).is_err() || fake.versions("sheets/") == 1);
+        fake.heal();
+        fake.bucket().denied.clear();
+        for key in ["packs/crm/aa/p", "packs/crm/aa/q"] {
+            assert!(store.get(key).unwrap() == bytes, "{key}");
+        }
+    }
+}
+
+#[test]
+fn a_rule_that_copies_something_else_is_no_danger() {
+    use s3s::dto::{ReplicationRule, ReplicationRuleAndOperator, ReplicationRuleFilter, ReplicationRuleStatus, Tag};
+    let fake = Fake::start();
+    let store = fake.store();
+    let begins = |prefix: &str| ReplicationRuleFilter { prefix: Some(prefix.into()), ..Default::default() };
+    let tag = || Tag { key: Some("kind".into()), value: Some("public".into()) };
+    let both = |prefix: &str| {
+        let and = ReplicationRuleAndOperator { prefix: Some(prefix.into()), tags: Some(vec![tag()]) };
+        ReplicationRuleFilter { and: Some(and), ..Default::default() }
+    };
+    let old = |prefix: &str| ReplicationRule { prefix: Some(prefix.into()), ..copying(None) };
+    let tagged = ReplicationRuleFilter { tag: Some(tag()), ..Default::default() };
+    let off = ReplicationRuleStatus::from_static(ReplicationRuleStatus::DISABLED);
+    let level = |rules: Vec<ReplicationRule>| {
+        fake.bucket().replication = rules;
+        store.inspect().into_iter().find(|f| f.aspect == Aspect::Replication).unwrap().level
+    };
+    for elsewhere in [copying(Some(begins("backups/data/"))), copying(Some(both("logs/"))), old("backups/data/")] {
+        assert_eq!(level(vec![elsewhere.clone()]), Level::Fine, "{elsewhere:?}");
+    }
+    assert_eq!(level(vec![ReplicationRule { status: off, ..copying(None) }]), Level::Fine);
+    for here in [
+        copying(None),
+        copying(Some(ReplicationRuleFilter::default())),
+        copying(Some(begins("backups/"))),
+        copying(Some(begins("backups/here/sheets/"))),
+        copying(Some(begins("back"))),
+        copying(Some(both("backups/"))),
+        copying(Some(tagged)),
+        old("backups/here"),
+        old(""),
+    ] {
+        assert_eq!(level(vec![copying(Some(begins("logs/"))), here.clone()]), Level::Warning, "{here:?}");
+    }
 }
 
 /// The buckets of a real server, in which every test has a prefix of its own.

@@ -1,6 +1,7 @@
 //! The operations of the in-process service, as `s3s` asks for them.
 
 use super::*;
+use std::future::Future;
 
 pub(super) struct Backend {
     pub inner: Arc<Mutex<Inner>>,
@@ -18,6 +19,9 @@ impl Backend {
             }
             if inner.denied.contains(&name) {
                 return Err(s3_error!(AccessDenied));
+            }
+            if inner.unknown.contains(&name) {
+                return Err(refusal("NotImplemented"));
             }
         }
         let fault = self.faults.lock().unwrap().as_mut().and_then(|f| f(op, key));
@@ -81,6 +85,31 @@ impl futures_core::Stream for Broken {
     }
 }
 
+/// A body that takes its time.
+struct Dripping {
+    pieces: std::vec::IntoIter<Vec<u8>>,
+    pause: Duration,
+    next: std::pin::Pin<Box<tokio::time::Sleep>>,
+}
+
+impl Dripping {
+    fn new(bytes: Vec<u8>, ms: u64) -> Dripping {
+        let pieces: Vec<Vec<u8>> = bytes.chunks(bytes.len().div_ceil(16).max(1)).map(<[u8]>::to_vec).collect();
+        let pause = Duration::from_millis(ms);
+        Dripping { pieces: pieces.into_iter(), pause, next: Box::pin(tokio::time::sleep(pause)) }
+    }
+}
+
+impl futures_core::Stream for Dripping {
+    type Item = Result<bytes::Bytes, std::io::Error>;
+    fn poll_next(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Option<Self::Item>> {
+        std::task::ready!(self.next.as_mut().poll(cx));
+        let next = tokio::time::Instant::now() + self.pause;
+        self.next.as_mut().reset(next);
+        std::task::Poll::Ready(self.pieces.next().map(|piece| Ok(piece.into())))
+    }
+}
+
 fn timestamp(t: SystemTime) -> Timestamp {
     Timestamp::from(t)
 }
@@ -103,6 +132,7 @@ impl S3 for Backend {
         let total = bytes.len() as u64;
         let mut content_range = None;
         if let Some(range) = input.range {
+            self.lock().log.push(format!("range {}", input.key));
             let range = range.check(total).map_err(|_| s3_error!(InvalidRange))?;
             content_range = Some(format!("bytes {}-{}/{total}", range.start, range.end - 1));
             bytes = bytes[range.start as usize..range.end as usize].to_vec();
@@ -119,6 +149,7 @@ impl S3 for Backend {
                 let half = bytes[..bytes.len() / 2].to_vec();
                 output.body = Some(StreamingBlob::wrap(Broken(Some(half))));
             }
+            Some(Fault::Drip(ms)) => output.body = Some(StreamingBlob::wrap(Dripping::new(bytes, ms))),
             Some(Fault::Garbled) => {
                 // With the checksum of what was stored: the client must notice.
                 output.checksum_crc32 = Some("AAAAAA==".to_string());
@@ -358,21 +389,11 @@ impl S3 for Backend {
 
     async fn get_bucket_replication(&self, _: S3Request<GetBucketReplicationInput>) -> S3Result<S3Response<GetBucketReplicationOutput>> {
         let fault = self.enter(Op::Any, "GetBucketReplication", "").await?;
-        if !self.lock().replicated {
+        let rules = self.lock().replication.clone();
+        if rules.is_empty() {
             return Err(s3_error!(ReplicationConfigurationNotFoundError));
         }
-        let rule = ReplicationRule {
-            destination: Destination { bucket: "arn:aws:s3:::elsewhere".to_string(), ..Destination::default() },
-            status: ReplicationRuleStatus::from_static(ReplicationRuleStatus::ENABLED),
-            delete_marker_replication: None,
-            existing_object_replication: None,
-            filter: None,
-            id: None,
-            prefix: None,
-            priority: None,
-            source_selection_criteria: None,
-        };
-        let configuration = ReplicationConfiguration { role: "arn:aws:iam::1:role/r".to_string(), rules: vec![rule] };
+        let configuration = ReplicationConfiguration { role: "arn:aws:iam::1:role/r".to_string(), rules };
         Self::answer(GetBucketReplicationOutput { replication_configuration: Some(configuration) }, fault)
     }
 
