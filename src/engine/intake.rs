@@ -107,7 +107,6 @@ pub fn admit(session: &Session, config: &config::Dataset, lease: &Lease) -> Resu
         lease.check()?;
         session.repo.renew_put_key(&config.name)?;
     }
-    if !report.admitted.is_empty() {}
     Ok(report)
 }
 
