@@ -564,6 +564,34 @@ fn keys_that_may_live_on_elsewhere_leave_an_erasure_unknown() {
     assert_eq!((report.done.len(), report.gone), (1, Verdict::Pass));
 }
 
+/// Objects that somebody deleted by hand in a bucket with versions can be brought back: no sweep may have removed what hides by then.
+#[test]
+fn what_was_deleted_by_hand_can_be_brought_back_after_a_sweep() {
+    for folder in ["sheets/crm/", "archives/crm/", "datasets/"] {
+        let scene = Scene::new(Fake::versioned(), false);
+        scene.init();
+        let (archive, _) = scene.insist(|s| scene.backup(s));
+        let before = scene.insist(|s| scene.restored(s, &archive, "before")).0;
+        let keys: Vec<String> = scene.open().unwrap().repo.location().keys.list(folder).unwrap().into_iter().map(|o| o.key).collect();
+        assert!(!keys.is_empty());
+        for key in &keys {
+            scene.fake.mark_deleted(key);
+        }
+        for _ in 0..2 {
+            match scene.command(|s| rotate::rotate(s, s.dataset_config("crm")?, false)) {
+                Ok(report) => assert_eq!(report.gone, Verdict::Unknown, "{folder}"),
+                Err(e) => assert!(matches!(e, Error::Damaged { .. }), "{folder}: {e}"),
+            }
+        }
+        for key in &keys {
+            scene.fake.bring_back(key);
+        }
+        assert!(scene.insist(|s| scene.restored(s, &archive, "after")).0 == before, "{folder}");
+        let report = scene.insist(|s| rotate::rotate(s, s.dataset_config("crm")?, false)).0;
+        assert_eq!(report.gone, Verdict::Pass, "{folder}");
+    }
+}
+
 #[test]
 fn an_old_sheet_that_a_crash_left_is_found_by_verify_and_removed_by_rotate() {
     let scene = Scene::new(Fake::versioned(), false);

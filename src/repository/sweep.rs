@@ -278,9 +278,15 @@ impl Sweep<'_> {
     fn tidy(&self) -> Result<()> {
         self.orphans()?;
         let location = self.repo.location();
-        let mut leftovers = location.data.remove_leftovers()?;
+        // Whether all that another dataset needs is in its place, its own sweep finds out.
+        let spare = |key: &str| {
+            let mut parts = key.split('/');
+            let (folder, name) = (parts.next().unwrap_or_default(), parts.next());
+            ["datasets", "sheets", "known", "intake"].contains(&folder) && name != Some(self.dataset.name())
+        };
+        let mut leftovers = location.data.remove_leftovers(&spare)?;
         if !std::sync::Arc::ptr_eq(&location.data, &location.keys) {
-            leftovers += location.keys.remove_leftovers()?;
+            leftovers += location.keys.remove_leftovers(&spare)?;
         }
         self.out().leftovers += leftovers;
         Ok(())

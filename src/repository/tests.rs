@@ -524,8 +524,8 @@ impl Store for Slow {
     fn wipe(&self, key: &str, ranges: &[(u64, u64)]) -> StoreResult<Wiped> {
         self.0.wipe(key, ranges)
     }
-    fn remove_leftovers(&self) -> StoreResult<u64> {
-        self.0.remove_leftovers()
+    fn remove_leftovers(&self, spare: &dyn Fn(&str) -> bool) -> StoreResult<u64> {
+        self.0.remove_leftovers(spare)
     }
 }
 

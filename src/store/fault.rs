@@ -150,8 +150,8 @@ impl Store for Counting {
         }
         Ok(wiped)
     }
-    fn remove_leftovers(&self) -> StoreResult<u64> {
-        self.inner.remove_leftovers()
+    fn remove_leftovers(&self, spare: &dyn Fn(&str) -> bool) -> StoreResult<u64> {
+        self.inner.remove_leftovers(spare)
     }
     fn inspect(&self) -> Vec<Finding> {
         self.inner.inspect()
@@ -301,8 +301,8 @@ impl Store for Faulty {
         self.change("wipe", key)?;
         self.inner.wipe(key, ranges)
     }
-    fn remove_leftovers(&self) -> StoreResult<u64> {
-        self.inner.remove_leftovers()
+    fn remove_leftovers(&self, spare: &dyn Fn(&str) -> bool) -> StoreResult<u64> {
+        self.inner.remove_leftovers(spare)
     }
     fn inspect(&self) -> Vec<Finding> {
         self.inner.inspect()

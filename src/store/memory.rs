@@ -115,7 +115,7 @@ impl Store for Memory {
         Ok(Wiped::Done)
     }
 
-    fn remove_leftovers(&self) -> StoreResult<u64> {
+    fn remove_leftovers(&self, _spare: &dyn Fn(&str) -> bool) -> StoreResult<u64> {
         Ok(0)
     }
 }

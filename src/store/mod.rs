@@ -230,8 +230,9 @@ pub trait Store: Send + Sync {
     fn list_versions(&self, prefix: &str) -> StoreResult<Vec<Object>>;
     /// Wipes byte ranges (offset, length) of an object in place, so that only what is dead is touched.
     fn wipe(&self, key: &str, ranges: &[(u64, u64)]) -> StoreResult<Wiped>;
-    /// Removes what interrupted writes left behind (temporary files, multipart uploads); how many.
-    fn remove_leftovers(&self) -> StoreResult<u64>;
+    /// Removes what interrupted writes left behind (temporary files, multipart uploads, versions); how many. What is hidden, and has one of the
+    /// keys to `spare`, stays: somebody may bring it back.
+    fn remove_leftovers(&self, spare: &dyn Fn(&str) -> bool) -> StoreResult<u64>;
     /// What the store does by itself with what is kept in it: what may keep alive what was erased. Nothing for a folder.
     fn inspect(&self) -> Vec<Finding> {
         Vec::new()

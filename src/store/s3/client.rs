@@ -36,6 +36,8 @@ const GRACE: Duration = Duration::from_secs(5);
 const SMALL: u64 = 256 << 10;
 /// First pause between attempts; each following one is up to twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Variables by which AWS's tools are told of another service.
+const ELSEWHERE: [&str; 2] = ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"];
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
@@ -107,7 +109,8 @@ impl Options {
 
     /// Whether nobody can alter what goes to the service: over TLS, or within this machine.
     pub fn is_private_way(&self) -> bool {
-        let Some(endpoint) = &self.endpoint else { return true };
+        // AWS speaks TLS; but its tools' variables may lead elsewhere.
+        let Some(endpoint) = &self.endpoint else { return ELSEWHERE.iter().all(|name| std::env::var_os(name).is_none()) };
         let endpoint = endpoint.to_ascii_lowercase();
         if endpoint.starts_with("https://") {
             return true;

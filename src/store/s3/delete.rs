@@ -109,8 +109,8 @@ impl S3Store {
     }
 
     /// Versions that are neither current nor needed, of objects that may hold keys, under the whole prefix; and what is hidden behind
-    /// delete markers there. What a crash between a write and the removal of what it replaced left.
-    pub(super) async fn remove_old_versions(&self) -> StoreResult<u64> {
+    /// delete markers there. What a crash between a write and the removal of what it replaced left. What is hidden under keys to `spare` stays.
+    pub(super) async fn remove_old_versions(&self, spare: &dyn Fn(&str) -> bool) -> StoreResult<u64> {
         let failed = |f: Failure| self.error("clean", "", f);
         if !self.has_versions().await.map_err(failed)? {
             return Ok(0);
@@ -124,10 +124,11 @@ impl S3Store {
                 by_key.entry(v.key.clone()).or_default().push(v);
             }
             let old: Vec<Version> = by_key
-                .into_values()
-                .flat_map(|versions| {
+                .into_iter()
+                .flat_map(|(key, versions)| {
                     let current = versions.iter().any(|v| v.latest && !v.marker);
-                    versions.into_iter().filter(move |v| !(current && v.latest))
+                    let stays = !current && spare(&key);
+                    versions.into_iter().filter(move |v| !stays && !(current && v.latest))
                 })
                 .collect();
             let n = old.len() as u64;

@@ -227,6 +227,18 @@ impl Fake {
         inner.objects.entry(format!("backups/here/{key}")).or_default().push(version);
     }
 
+    /// What a deletion without a version leaves.
+    pub fn mark_deleted(&self, key: &str) {
+        self.bucket().store(&format!("backups/here/{key}"), None, None);
+    }
+
+    /// Removes the delete markers in front of a key.
+    pub fn bring_back(&self, key: &str) {
+        if let Some(versions) = self.bucket().objects.get_mut(&format!("backups/here/{key}")) {
+            versions.retain(|v| v.bytes.is_some());
+        }
+    }
+
     pub fn hold(&self, key: &str, hold: bool) {
         let mut inner = self.bucket();
         inner.objects.get_mut(&format!("backups/here/{key}")).unwrap().iter_mut().for_each(|v| v.hold = hold);

@@ -460,10 +460,10 @@ impl Store for S3Store {
         Ok(Wiped::Unsupported)
     }
 
-    fn remove_leftovers(&self) -> StoreResult<u64> {
+    fn remove_leftovers(&self, spare: &dyn Fn(&str) -> bool) -> StoreResult<u64> {
         self.connection.block_on(async {
             let uploads = self.abort_old_uploads().await.map_err(|f| self.error("clean", "", f))?;
-            Ok(uploads + self.remove_old_versions().await?)
+            Ok(uploads + self.remove_old_versions(spare).await?)
         })
     }
 

@@ -52,7 +52,7 @@ fn what_a_crash_left_behind_is_found_and_removed() {
     assert_eq!(store.list_versions("sheets/").unwrap().iter().filter(|v| !v.is_latest).count(), 20);
     fake.abandon_upload("packs/crm/aa/x", 7200);
     fake.abandon_upload("packs/crm/aa/y", 60);
-    assert_eq!(store.remove_leftovers().unwrap(), 21);
+    assert_eq!(store.remove_leftovers(&|_| false).unwrap(), 21);
     assert_eq!(fake.versions("sheets/"), 20);
     assert_eq!(fake.uploads(), 1, "a young upload may be somebody's");
     assert_eq!(fake.versions("packs/"), 2, "packs are the sweep's business");
@@ -508,14 +508,14 @@ fn a_service_that_lists_no_versions_has_none() {
         let fake = Fake::start();
         fake.bucket().unknown = unknown.to_vec();
         conformance::all(&fake.store());
-        assert_eq!(fake.store().remove_leftovers().unwrap(), 0);
+        assert_eq!(fake.store().remove_leftovers(&|_| false).unwrap(), 0);
     }
     // Who may not ask whether there are versions looks for them, and finds that they cannot be listed.
     let fake = Fake::start();
     fake.bucket().unknown = vec!["ListObjectVersions"];
     fake.bucket().denied = vec!["GetBucketVersioning"];
     conformance::all(&fake.store());
-    assert_eq!(fake.store().remove_leftovers().unwrap(), 0);
+    assert_eq!(fake.store().remove_leftovers(&|_| false).unwrap(), 0);
     // Where there are none, nobody needs a right to list them.
     let fake = Fake::start();
     fake.bucket().denied = vec!["ListObjectVersions"];
@@ -646,7 +646,7 @@ fn conforms_on_a_real_server() {
         assert_eq!(store.list_versions("packs/").unwrap(), vec![]);
         let sheets = store.list_versions("sheets/").unwrap();
         assert!(matches!(&sheets[..], [one] if one.is_latest && !one.is_delete_marker), "{variable}: {sheets:?}");
-        assert_eq!(store.remove_leftovers().unwrap(), 0);
+        assert_eq!(store.remove_leftovers(&|_| false).unwrap(), 0);
         for finding in store.inspect() {
             eprintln!("{variable}: {}: {:?}: {}", finding.aspect.as_str(), finding.level, finding.text);
         }
@@ -695,4 +695,21 @@ fn only_ways_that_nobody_can_alter_go_without_a_signature_of_every_byte() {
     {
         assert!(!way(Some(open)), "{open}");
     }
+}
+
+#[test]
+fn what_hides_behind_a_marker_stays_where_it_is_spared() {
+    let fake = Fake::versioned();
+    let store = fake.store();
+    for key in ["datasets/a", "datasets/b"] {
+        store.put(key, b"keys of a dataset").unwrap();
+    }
+    fake.plant("datasets/a", b"an older state of it");
+    // Somebody else deletes both.
+    fake.mark_deleted("datasets/a");
+    fake.mark_deleted("datasets/b");
+    assert_eq!(store.remove_leftovers(&|key| key == "datasets/a").unwrap(), 2);
+    assert_eq!((fake.versions("datasets/a"), fake.versions("datasets/b")), (3, 0));
+    assert_eq!(store.remove_leftovers(&|_| false).unwrap(), 3);
+    assert_eq!(fake.versions("datasets/a"), 0);
 }
