@@ -314,6 +314,24 @@ fn a_damaged_catalog_lease_or_request_costs_no_archive() {
     matrix(&base, &REQUEST);
 }
 
+#[test]
+fn the_root_key_is_not_replaced_while_something_that_it_seals_is_away() {
+    let base = base();
+    for below in ["backups/sheets", "backups/archives", "backups/datasets", "backups/ledger", "backups/requests"] {
+        for harm in [Harm::Delete, Harm::Truncate] {
+            let shop = base.shop.copy(&base.work);
+            let object = first_object(&shop, below);
+            let whole = std::fs::read(shop.path(&object)).unwrap();
+            assert!(harm.inflict(&shop, &object, None, &base.before));
+            let ran = shop.run(DUE, &["keys", "rotate"]);
+            assert!([Some(1), Some(6)].contains(&ran.code), "{harm:?} {object}: {:?} {}", ran.code, ran.stderr);
+            std::fs::write(shop.path(&object), whole).unwrap();
+            shop.run(DUE, &["keys", "rotate"]).ok();
+            assert_eq!(shop.restore_all(&shop.open(DUE).unwrap()).unwrap(), base.expected, "{harm:?} {object}");
+        }
+    }
+}
+
 fn first_object(shop: &Shop, below: &str) -> String {
     shop.objects(below).into_iter().find(|k| !k.contains("/.tmp-")).unwrap()
 }

@@ -8,6 +8,7 @@ use super::{DONE, PARTIAL, exports};
 use crate::crypto::kdf::KdfParams;
 use crate::engine::event::Event;
 use crate::engine::intake;
+use crate::engine::propagate;
 use crate::engine::session::Session;
 use crate::repository::SlotInfo;
 use crate::repository::host::Host;
@@ -165,6 +166,18 @@ fn remove_host(cx: &Context, session: &Session, host: &Host) -> Result<u8> {
 
 fn rotate(cx: &Context) -> Result<u8> {
     let session = cx.session()?;
+    // What is put back later, sealed under the old root key, would open with nothing any more.
+    let missing = propagate::out_of_place(&session)?;
+    if !missing.is_empty() {
+        for what in &missing {
+            cx.ui.warn(what);
+        }
+        return Err(Error::Refused(
+            "the root key is replaced only while everything that it seals is in its place: put back what is named above, or give up the archives \
+             concerned (reseal rotate --lost)"
+                .into(),
+        ));
+    }
     let rotated = session.repo.rotate_root()?;
     session.record(&Event::KeyRotated { objects: rotated.resealed })?;
     let how = if rotated.resumed { "completed an interrupted replacement of the root key" } else { "replaced the root key" };

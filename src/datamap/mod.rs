@@ -15,5 +15,5 @@ pub mod value;
 pub use model::{
     Action, Collection, DataMap, Dialect, EntryPattern, Feed, Field, Label, Normalize, OnErase, Probe, Retain, Shared, Unmapped,
 };
-pub use token::{Fingerprint, Token, TokenKey, TokenSet, Tokens, fingerprint};
+pub use token::{COMBINATIONS, Fingerprint, Token, TokenKey, TokenSet, Tokens, fingerprint};
 pub use value::Value;

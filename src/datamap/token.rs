@@ -6,6 +6,9 @@
 use super::{Normalize, Value};
 use std::collections::HashSet;
 
+/// So many combinations of values are made of a record whose fields have several, for a composite identity.
+pub const COMBINATIONS: usize = 4096;
+
 /// A keyed hash of one normalised value, or of several in order (composite identities).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Token(pub [u8; 16]);
@@ -84,7 +87,7 @@ impl TokenKey {
     }
 
     /// Tokens of a record's values for a probe: one per value of a single field; for several fields every combination
-    /// (at most 64), each with all components present.
+    /// (at most [`COMBINATIONS`]), each with all components present.
     pub fn of_fields(&self, values: &[Vec<Value<'_>>], normalize: &[Normalize]) -> Vec<Token> {
         if let ([values], [normalize]) = (values, normalize) {
             return values.iter().filter_map(|v| self.of_value(v, *normalize)).collect();
@@ -96,7 +99,7 @@ impl TokenKey {
             combinations = combinations
                 .iter()
                 .flat_map(|c| texts.iter().map(move |t| c.iter().cloned().chain([t.clone()]).collect::<Vec<_>>()))
-                .take(64)
+                .take(COMBINATIONS)
                 .collect();
         }
         combinations.iter().map(|c| self.of_normalized(c)).collect()

@@ -4,7 +4,8 @@
 use super::event::{IdentityTokens, NormalizedToken};
 use crate::datamap::{DataMap, Feed, Normalize, Token, TokenKey, Value};
 use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use zeroize::Zeroize;
@@ -64,7 +65,57 @@ pub fn parse_identities(text: &str, map_kinds: &BTreeMap<String, Vec<String>>) -
 }
 
 fn yaml(text: &str) -> std::result::Result<serde_json::Value, ()> {
-    serde_saphyr::from_str(text).map_err(|_| ())
+    let shape: serde_json::Value = serde_saphyr::from_str(text).map_err(|_| ())?;
+    serde_saphyr::with_deserializer_from_str(text, |yaml| AsWritten(&shape).deserialize(yaml)).map_err(|_| ())
+}
+
+/// Reads what an untyped reading gave this shape once more, with scalars as they are written: `0170123456` and `No` are what a person is called,
+/// and neither a number nor a truth value.
+struct AsWritten<'s>(&'s serde_json::Value);
+
+impl<'de> DeserializeSeed<'de> for AsWritten<'_> {
+    type Value = serde_json::Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> std::result::Result<serde_json::Value, D::Error> {
+        match self.0 {
+            serde_json::Value::Object(_) => from.deserialize_map(self),
+            serde_json::Value::Array(_) => from.deserialize_seq(self),
+            serde_json::Value::Null => serde_json::Value::deserialize(from),
+            _ => from.deserialize_string(self),
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for AsWritten<'_> {
+    type Value = serde_json::Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an identity")
+    }
+
+    fn visit_str<E>(self, text: &str) -> std::result::Result<serde_json::Value, E> {
+        Ok(text.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<serde_json::Value, A::Error> {
+        let mut out = serde_json::Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            let value = match self.0.get(&key) {
+                Some(shape) => map.next_value_seed(AsWritten(shape))?,
+                None => map.next_value()?,
+            };
+            out.insert(key, value);
+        }
+        Ok(out.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<serde_json::Value, A::Error> {
+        let mut out = Vec::new();
+        while let Some(value) = seq.next_element_seed(AsWritten(self.0.get(out.len()).unwrap_or(&serde_json::Value::Null)))? {
+            out.push(value);
+        }
+        Ok(out.into())
+    }
 }
 
 fn subject(value: serde_json::Value, position: usize, map_kinds: &BTreeMap<String, Vec<String>>) -> Result<Subject> {
@@ -104,7 +155,11 @@ fn subject(value: serde_json::Value, position: usize, map_kinds: &BTreeMap<Strin
 fn scalar(value: &serde_json::Value) -> Option<String> {
     match value {
         serde_json::Value::String(s) => Some(s.clone()),
-        serde_json::Value::Number(n) => Some(n.to_string()),
+        // Of JSON, as a record's number is compared.
+        serde_json::Value::Number(n) => match (n.is_f64(), n.as_f64()) {
+            (true, Some(real)) => Value::Real(real).canonical().map(Cow::into_owned),
+            _ => Some(n.to_string()),
+        },
         serde_json::Value::Bool(b) => Some(b.to_string()),
         _ => None,
     }
@@ -176,4 +231,44 @@ pub fn subject_reference(tokens: &[IdentityTokens]) -> String {
         hasher.update(&t.0);
     }
     format!("subject-{}", &hasher.finalize().to_hex()[..16])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> BTreeMap<String, Vec<Vec<String>>> {
+        let kinds = ["id", "phone", "name"].map(|k| (k.to_string(), vec![k.to_string()]));
+        let kinds = kinds.into_iter().chain([("person".to_string(), vec!["last".to_string(), "born".to_string()])]).collect();
+        parse_identities(text, &kinds).unwrap_or_else(|e| panic!("{text}: {e}")).remove(0).identities.clone()
+    }
+
+    fn one(text: &str) -> String {
+        read(text).into_values().next().unwrap()[0][0].clone()
+    }
+
+    #[test]
+    fn a_value_is_what_is_written() {
+        for (text, value) in [
+            ("phone: 0170123456", "0170123456"),
+            ("phone: +491701234567", "+491701234567"),
+            ("id: 00123", "00123"),
+            ("id: 4711e2", "4711e2"),
+            ("id: 12345678901234567890123", "12345678901234567890123"),
+            ("id: 1_000", "1_000"),
+            ("id: 0x1F", "0x1F"),
+            ("name: No", "No"),
+            (r#"name: "Zo\u00eb" # a comment"#, "Zo\u{eb}"),
+            ("- id: 007", "007"),
+            ("{id: 007}", "007"),
+            (r#"{"id": "007"}"#, "007"),
+            (r#"{"id": 42}"#, "42"),
+            (r#"{"id": 42.0}"#, "42"),
+        ] {
+            assert_eq!(one(text), value, "{text}");
+        }
+        assert_eq!(read("id: [007, 08]")["id"], [["007"], ["08"]]);
+        assert_eq!(read("person: {last: Yes, born: 1970-01-02}")["person"], [["Yes", "1970-01-02"]]);
+        assert_eq!(read("person: [{last: No, born: 0}, {last: Null Island, born: 1e3}]")["person"], [["No", "0"], ["Null Island", "1e3"]]);
+    }
 }

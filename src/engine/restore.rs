@@ -166,8 +166,10 @@ pub fn selected(out: &Outgoing, selection: &Selection, mut visit: impl FnMut(Ent
                 entry.link = Some(serde_bytes::ByteBuf::from(new.clone()));
             } else if let Some(file) = skipped.remove(link.as_slice()) {
                 stands.insert(link.to_vec(), entry.path.clone());
-                let pieces = piece_sources(&out.archive, &file, out.gated.edit.changed.get(link.as_slice()).map(Arc::as_ref))?;
-                return visit(Entry { path: entry.path, ..file }, pieces);
+                let change = out.gated.edit.changed.get(link.as_slice()).map(Arc::as_ref);
+                let pieces = piece_sources(&out.archive, &file, change)?;
+                let size = if change.is_some() { pieces.iter().map(PieceSource::len).sum() } else { file.size };
+                return visit(Entry { path: entry.path, size, ..file }, pieces);
             }
         }
         let pieces = if entry.kind == EntryKind::File { piece_sources(&out.archive, &entry, change)? } else { Vec::new() };

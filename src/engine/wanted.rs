@@ -3,7 +3,7 @@
 
 use super::event::IdentityTokens;
 use super::identity::{Subject, normalized};
-use crate::datamap::{Collection, DataMap, Feed, Normalize, Probe, Token, TokenKey, TokenSet, Value};
+use crate::datamap::{COMBINATIONS, Collection, DataMap, Feed, Normalize, Probe, Token, TokenKey, TokenSet, Value};
 use crate::format::Found;
 use crate::{Error, Result};
 use std::collections::{BTreeSet, HashMap};
@@ -249,7 +249,7 @@ fn combinations(found: &Found, fields: &[String], normalize: &[Normalize]) -> Ve
         out = out
             .iter()
             .flat_map(|c| texts.iter().map(move |t| c.iter().cloned().chain([t.clone()]).collect::<Vec<_>>()))
-            .take(256)
+            .take(COMBINATIONS)
             .collect();
     }
     out

@@ -103,6 +103,11 @@ impl SourceFile {
         &self.file
     }
 
+    /// To be read from its first byte once more: the same file, whatever has its name by now.
+    pub fn again(self) -> SourceFile {
+        SourceFile { segments: None, at: (0, 0), shrunk: false, ..self }
+    }
+
     /// Its length in bytes when it was opened, holes included.
     pub fn size(&self) -> u64 {
         u64::try_from(self.at_open.st_size).unwrap_or(0)

@@ -152,6 +152,12 @@ impl<'a> Assembly<'a> {
         }
     }
 
+    /// All pieces are in: what an earlier archive knows of them is not asked for any more.
+    pub fn close(mut self) -> Assembly<'a> {
+        self.known = Known::default();
+        self
+    }
+
     /// Waits for what is on its way: the content, and the bytes read for it.
     pub fn finish(mut self) -> Result<(Tree, u64)> {
         while !self.tickets.is_empty() {

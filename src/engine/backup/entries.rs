@@ -276,7 +276,7 @@ impl<'a> Run<'a> {
                         severity: Severity::Warning,
                         message: format!("{e}; stored as plain bytes, which no erasure can edit"),
                     });
-                    return Ok(Some(self.again_as_bytes(entry, &item.path)?.into()));
+                    return Ok(Some(self.again_as_bytes(entry, file.again())?.into()));
                 }
                 Err(e) => return Err(e),
             }
@@ -289,7 +289,7 @@ impl<'a> Run<'a> {
         if let Some(p) = file.finish(&mut entry) {
             self.problem(p);
         }
-        Ok(Some(Made { entry, coming: Some(assembly), coverage }))
+        Ok(Some(Made { entry, coming: Some(assembly.close()), coverage }))
     }
 
     /// Records that are not of their format are stored, and nobody can be found in them: the user must know.
@@ -302,8 +302,7 @@ impl<'a> Run<'a> {
     }
 
     /// Reads a file from its start once more, as plain bytes.
-    fn again_as_bytes(&mut self, mut entry: Entry, path: &Path) -> Result<Entry> {
-        let mut file = std::fs::File::open(path).map_err(Error::io("read", path))?;
+    fn again_as_bytes(&mut self, mut entry: Entry, mut file: SourceFile) -> Result<Entry> {
         let mut assembly = Assembly::new(self.pipeline, &self.flight, Known::default());
         self.raw(&entry, &mut file, &mut assembly)?;
         let (tree, read) = assembly.finish()?;

@@ -2,11 +2,11 @@
 //! not in its place today (a head, a key sheet that was not copied back yet, or that hides behind a delete marker) may be put back tomorrow, and
 //! must then find what it leads to.
 
-use super::{Report, proof};
+use super::{IDENTITIES_PURPOSE, Report, identities_key, proof};
 use crate::engine::event::Verdict;
 use crate::engine::session::{Session, View};
 use crate::repository::entry::{ChunkId, Role};
-use crate::repository::{ChunkIndex, DropOptions, Lease, Listed, Live, drop_chunks_while};
+use crate::repository::{ChunkIndex, ChunkReader, DropOptions, Lease, Listed, Live, drop_chunks_while};
 use crate::{Error, Result};
 use std::collections::BTreeSet;
 
@@ -16,23 +16,7 @@ pub fn drop_dead(session: &Session, view: View, lease: &Lease, removed: &[Listed
     let View { dataset: of, index, reader, marks, named } = view;
     drop((marks, named));
     let dataset = of.name();
-    let heads = session.heads(dataset)?;
-    // What is not here, or cannot be read, may need anything: then nothing is dropped, though keys of the erased survive.
-    let mut unknown: Vec<String> = heads.damaged.iter().map(|(key, e)| format!("{key} cannot be read ({e})")).collect();
-    for archive in session.missing_archives(dataset, &heads)? {
-        unknown.push(format!("the ledger knows archive {archive}, but its head is not in the store"));
-    }
-    if let Err(e) = session.ledger().check() {
-        unknown.push(e.to_string());
-    }
-    let mut needed = Live::new();
-    for listed in heads.latest.iter().chain(&heads.older) {
-        match needed.add(&reader, &listed.head) {
-            Ok(()) => {}
-            Err(e @ (Error::Interrupted(_) | Error::Store(_))) => return Err(e),
-            Err(e) => unknown.push(format!("{}: {e}", listed.key)),
-        }
-    }
+    let Needs { needed, unknown, without_key } = needs(session, dataset, &reader, &index)?;
     for what in &unknown {
         session.env.monitor.warn(&format!("{what}; until it is put back or given up (reseal rotate --lost), no key can be destroyed"));
     }
@@ -41,7 +25,6 @@ pub fn drop_dead(session: &Session, view: View, lease: &Lease, removed: &[Listed
     }
     // All that needs something is known, so what nothing needs can go. But where needed chunks have no key here, a sheet is missing: the packs
     // without one are not rubbish then, and a sheet may hide where things are tidied up.
-    let without_key = needed.iter().filter(|(id, role)| !index.contains(id, *role)).count();
     if without_key > 0 {
         session.env.monitor.warn(&format!(
             "{without_key} chunk(s) that archives need have no key here: packs without a key sheet stay, until the sheets are put back or the \
@@ -82,4 +65,63 @@ pub fn drop_dead(session: &Session, view: View, lease: &Lease, removed: &[Listed
         // Bytes that are left are ciphertext without a key.
         Verdict::Unknown
     })
+}
+
+/// What a dataset's archives need, as far as that can be known.
+struct Needs {
+    needed: Live,
+    /// What is not here, or cannot be read, and may need anything.
+    unknown: Vec<String>,
+    /// Chunks that are needed and have no key here.
+    without_key: usize,
+}
+
+fn needs(session: &Session, dataset: &str, reader: &ChunkReader, index: &ChunkIndex) -> Result<Needs> {
+    let heads = session.heads(dataset)?;
+    let mut unknown: Vec<String> = heads.damaged.iter().map(|(key, e)| format!("{key} cannot be read ({e})")).collect();
+    for archive in session.missing_archives(dataset, &heads)? {
+        unknown.push(format!("the ledger knows archive {archive}, but its head is not in the store"));
+    }
+    if let Err(e) = session.ledger().check() {
+        unknown.push(e.to_string());
+    }
+    let mut needed = Live::new();
+    for listed in heads.latest.iter().chain(&heads.older) {
+        match needed.add(reader, &listed.head) {
+            Ok(()) => {}
+            Err(e @ (Error::Interrupted(_) | Error::Store(_))) => return Err(e),
+            Err(e) => unknown.push(format!("{}: {e}", listed.key)),
+        }
+    }
+    let without_key = needed.iter().filter(|(id, role)| !index.contains(id, *role)).count();
+    Ok(Needs { needed, unknown, without_key })
+}
+
+/// What is not in its place, of all that opens something: before what cannot be taken back.
+pub fn out_of_place(session: &Session) -> Result<Vec<String>> {
+    let mut out: BTreeSet<String> = session.ledger().check().err().map(|e| e.to_string()).into_iter().collect();
+    for dataset in session.dataset_names()? {
+        match session.is_backed_up(&dataset) {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(e @ Error::Damaged { .. }) => {
+                out.insert(e.to_string());
+                continue;
+            }
+            Err(e) => return Err(e),
+        }
+        let view = session.view(&dataset)?;
+        out.extend(view.index.damaged().iter().map(|(key, e)| format!("{key}: {e}")));
+        let Needs { unknown, without_key, .. } = needs(session, &dataset, &view.reader, &view.index)?;
+        out.extend(unknown);
+        if without_key > 0 {
+            out.insert(format!("{without_key} chunk(s) that archives of {dataset} need have no key here: a key sheet is missing"));
+        }
+    }
+    for request in session.state()?.requests.iter().filter(|r| !r.stage(session.now()).is_final()) {
+        if session.repo.get_sealed(IDENTITIES_PURPOSE, &identities_key(&request.id))?.is_none() {
+            out.insert(format!("{}: the identities of an open request are missing", identities_key(&request.id)));
+        }
+    }
+    Ok(out.into_iter().collect())
 }

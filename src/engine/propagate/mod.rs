@@ -19,7 +19,7 @@ pub use bytes::ByteSearch;
 #[cfg(test)]
 pub(super) use check::no_collateral;
 pub use check::{Scope, needs_change};
-pub use dropping::drop_dead;
+pub use dropping::{drop_dead, out_of_place};
 pub use execute::execute;
 pub use people::{IDENTITIES_PURPOSE, People, REQUESTS, identities_key, request_people, token_mentions};
 pub use plan::{ArchivePlan, DatasetPlan, Plan, choose_requests, is_made_after, is_processed as plan_is_processed, plan};

@@ -47,6 +47,9 @@ pub fn request_people(session: &Session, requests: &[&Request]) -> Result<People
     Ok(People { identities })
 }
 
+/// What stands where an identity was.
+const WITHHELD: &str = "[identity]";
+
 impl People {
     /// Some of them, by index, for a run without those that cannot be carried out.
     pub fn only(&self, chosen: &[usize]) -> People {
@@ -62,12 +65,15 @@ impl People {
             if value.chars().count() < 4 {
                 continue;
             }
-            while let Some(at) = out.to_lowercase().find(&value.to_lowercase()) {
+            let mut from = 0;
+            while let Some(at) = out.get(from..).and_then(|rest| Some(from + rest.to_lowercase().find(&value.to_lowercase())?)) {
                 // Lower case may be of another length; then nothing of the text is worth the risk.
                 match out.get(at..at + value.len()) {
-                    Some(found) if found.to_lowercase() == value.to_lowercase() => out.replace_range(at..at + value.len(), "[identity]"),
+                    Some(found) if found.to_lowercase() == value.to_lowercase() => out.replace_range(at..at + value.len(), WITHHELD),
                     _ => return "(a text that names the person was withheld)".into(),
                 }
+                // Behind it: the value may stand in the word that replaces it.
+                from = at + WITHHELD.len();
             }
         }
         out
@@ -178,4 +184,17 @@ pub fn token_mentions(map: &DataMap, dataset: &Arc<Dataset>, people: &[&[Identit
             }) as Box<dyn Mentions>)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_a_part_of_the_word_in_its_place_is_withheld_once() {
+        let subject = Subject { identities: [("name".to_string(), vec![vec!["Dent".to_string()]])].into() };
+        let people = People { identities: vec![SealedIdentities { subject, seed: Vec::new() }] };
+        assert_eq!(people.withhold("students.db: DENT, dent"), "stu[identity]s.db: [identity], [identity]");
+        assert_eq!(people.withhold("nobody"), "nobody");
+    }
 }

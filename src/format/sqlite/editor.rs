@@ -268,6 +268,8 @@ fn indexable(table: &Table, columns: &[String], norms: &[Normalize], wanted: &dy
     let plain = wanted.plaintext()?;
     let texts: BTreeSet<&String> = plain.iter().map(|v| v.first()).collect::<Option<_>>()?;
     let exact = match column.affinity() {
+        // In a STRICT table nothing is converted to it: a number is not equal to its text.
+        _ if column.decl_type.eq_ignore_ascii_case("any") => false,
         Affinity::Text => true,
         // Numbers with fractions or many digits may be written in more than one way.
         Affinity::Integer | Affinity::Numeric => texts.iter().all(|t| !(number_like(t) && t.parse::<f64>().is_ok())),
