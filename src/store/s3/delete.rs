@@ -127,8 +127,8 @@ impl S3Store {
                 .into_iter()
                 .flat_map(|(key, versions)| {
                     let current = versions.iter().any(|v| v.latest && !v.marker);
-                    let stays = !current && spare(&key);
-                    versions.into_iter().filter(move |v| !stays && !(current && v.latest))
+                    let all = !current && !spare(&key);
+                    versions.into_iter().filter(move |v| all || (current && !v.latest))
                 })
                 .collect();
             let n = old.len() as u64;
