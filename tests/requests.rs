@@ -566,3 +566,73 @@ fn every_step_is_in_the_audit_log_without_a_name() {
     assert_eq!(order, ["sealed", "opened", "started", "resealed", "finished"]);
     assert!(ledger.entries().iter().all(|e| e.actor == "tester"));
 }
+
+/// Orders refer to customers, and are called otherwise in an older archive.
+const RENAMED: &str = r#"
+datasets:
+  crm:
+    source:
+      paths: [./data]
+    erasure: {ERASURE}
+    unmapped: preserve
+    collections:
+      - name: customers
+        entry: crm.db
+        primary_key: [id]
+        on_erase: delete
+        fields: {id: {identity: customer_id}, email: {identity: email, normalize: [trim, lower]}}
+      - {name: orders, entry: crm.db, on_erase: delete, references: [REFERENCES]}
+"#;
+
+fn renamed(schema: &str, erasure: &str, references: &str) -> (Place, Session) {
+    let place = Place::new(&RENAMED.replace("ERASURE", erasure).replace("REFERENCES", references));
+    let db = rusqlite::Connection::open(place.data("crm.db")).unwrap();
+    db.execute_batch(&format!(
+        "CREATE TABLE customers(id INTEGER PRIMARY KEY, email TEXT); {schema};
+         INSERT INTO customers VALUES (6, 'person6@example.org'), (7, 'person7@example.org')"
+    ))
+    .unwrap();
+    let session = small::init(&place);
+    night(&session, "crm");
+    ask(&place, &session, &email(7));
+    (place, session)
+}
+
+const BY_NUMBER: &str = "{fields: [customer_id], to: customers}";
+const OLD_COLUMN: &str = "CREATE TABLE orders(id INTEGER PRIMARY KEY, cust_id INT); INSERT INTO orders(cust_id) VALUES (6), (7), (7)";
+
+#[test]
+fn a_reference_that_an_older_archive_calls_otherwise_is_never_a_pass() {
+    let old_table = "CREATE TABLE purchases(id INTEGER PRIMARY KEY, customer_id INT); INSERT INTO purchases(customer_id) VALUES (7)";
+    for (schema, named) in [(OLD_COLUMN, "column customer_id of table orders"), (old_table, "table orders")] {
+        let (_place, session) = renamed(schema, "", BY_NUMBER);
+        // However often: the record that leads to the others must not be gone by then.
+        for _ in 0..2 {
+            let report = propagate(&session, Scope::Changed);
+            let archive = &report.archives[0];
+            assert_eq!((archive.verification, report.exit_code(), report.done.len()), (Verdict::Unknown, 3, 0), "{schema}");
+            assert!(archive.left.iter().any(|l| l.contains("crm.db") && l.contains(named)), "{:?}", archive.left);
+        }
+    }
+}
+
+#[test]
+fn a_column_under_both_its_names_is_found_by_either() {
+    let both = format!("{BY_NUMBER}, {{fields: [cust_id], to: customers}}");
+    let (place, session) = renamed(OLD_COLUMN, "", &both);
+    let report = propagate(&session, Scope::Changed);
+    assert_eq!((report.archives[0].verification, report.exit_code()), (Verdict::Pass, 0), "{:?}", report.archives[0].left);
+    let (out, _) = restored(&place, &session, &report.archives[0].archive, "out");
+    let db = rusqlite::Connection::open(out.join("data/crm.db")).unwrap();
+    assert_eq!(db.query_row("SELECT count(*) FROM orders", [], |r| r.get::<_, i64>(0)).unwrap(), 1);
+}
+
+#[test]
+fn a_table_that_an_archive_does_not_have_is_noted() {
+    let other = "CREATE TABLE log(line TEXT)";
+    let (_place, session) = renamed(other, "", BY_NUMBER);
+    let report = propagate(&session, Scope::Changed);
+    let archive = &report.archives[0];
+    assert_eq!((archive.verification, report.exit_code()), (Verdict::Pass, 0), "{:?}", archive.left);
+    assert!(archive.notes.iter().any(|n| n.contains("crm.db") && n.contains("table orders")), "{:?}", archive.notes);
+}

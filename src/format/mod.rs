@@ -258,6 +258,24 @@ pub trait EntryEditor {
     /// Fields and tables that probes asked for and the entry does not have. Finding nothing there proves nothing: the entry may be older
     /// than the map and call them otherwise.
     fn missing(&self) -> Vec<String>;
+
+    /// What a probe of `collection` asks for and the entry may have under a name that the map does not say; `None` where the probe could be
+    /// answered, or nothing here can be what it asks for.
+    fn may_hide(&mut self, _map: &DataMap, _collection: usize, _probe: &Probe) -> Result<Option<String>> {
+        Ok(None)
+    }
+}
+
+/// Whether something of the collection is found by another field in the same way, and the entry has that one: maps name a renamed column twice.
+pub(crate) fn has_alternative(collection: &Collection, probe: &Probe, has: &dyn Fn(&str) -> bool) -> bool {
+    let same = |other: &&Probe| other.feed == probe.feed && other.when == probe.when && other.fields.len() == probe.fields.len();
+    collection.probes.iter().filter(same).any(|other| other.fields.iter().all(|(f, _)| has(f)))
+}
+
+/// Whether the map names a column of this collection, so that it cannot be another one under an older name.
+pub(crate) fn names_column(collection: &Collection, column: &str, same: &dyn Fn(&str, &str) -> bool) -> bool {
+    let probed = collection.probes.iter().flat_map(|p| p.fields.iter().map(|(f, _)| f));
+    collection.fields.keys().chain(&collection.primary_key).chain(probed).any(|named| same(named, column))
 }
 
 /// Finds a person's identities in text. Works from plaintext identities, or from tokens alone (the restore gate).

@@ -125,13 +125,16 @@ pub fn no_collateral(old: &OpenArchive, new: &OpenArchive, edit: &ArchiveEdit, r
 }
 
 /// Searches a generation as stored for what is left of the people. `before` is the generation that it replaces: what both share was
-/// not changed. Without one, nothing was changed and only records and names are searched (unless the scope is full).
+/// not changed. Without one, nothing was changed and only records and names are searched (unless the scope is full). `lacked`: what entries
+/// did not have when the edit's own search asked for it. Once the records that led there are gone nobody asks again.
+#[allow(clippy::too_many_arguments)]
 pub fn absence(
     session: &Session,
     config: &config::Dataset,
     view: &View,
     archive: &OpenArchive,
     before: Option<&OpenArchive>,
+    lacked: &[(Vec<u8>, Vec<String>)],
     people: &People,
     bytes: &mut ByteSearch,
 ) -> Result<Checked> {
@@ -139,6 +142,9 @@ pub fn absence(
     let mut again = search(session, config, view, archive, people, bytes.scope())?;
     for (entry, why) in &again.matches.failed {
         checked.problem(Verdict::Unknown, format!("{entry} could not be searched: {why}"));
+    }
+    for hidden in again.matches.hidden.iter().filter(|h| !h.plain) {
+        checked.problem(Verdict::Unknown, hidden.describe());
     }
     for d in &again.decided {
         let Some(m) = again.matches.records.get(d.index) else { continue };
@@ -161,7 +167,10 @@ pub fn absence(
         ));
     }
     names(archive, bytes, &mut checked)?;
-    let missing: HashMap<&[u8], &Vec<String>> = again.matches.missing.iter().map(|(p, what)| (p.as_slice(), what)).collect();
+    let mut missing: HashMap<Vec<u8>, BTreeSet<String>> = HashMap::new();
+    for (path, what) in again.matches.missing.iter().chain(lacked) {
+        missing.entry(path.clone()).or_default().extend(what.iter().cloned());
+    }
     let mut finds: BTreeMap<(String, &'static str), u64> = BTreeMap::new();
     for chosen in to_search(archive, before, bytes.scope(), &missing)? {
         session.env.stop.check("nothing was removed yet; run the same command again")?;
@@ -191,6 +200,7 @@ pub fn absence(
             checked.problem(Verdict::Unknown, format!("{path}: packed data in it could not be searched to the end"));
         }
         if let Some(what) = missing.get(chosen.entry.path.as_slice()) {
+            let what: Vec<&str> = what.iter().map(String::as_str).collect();
             let text = format!("{path} has no {}; all its bytes were searched instead", what.join(" and no "));
             match bytes.too_short().is_empty() {
                 true => checked.notes.push(text),
@@ -299,7 +309,7 @@ fn to_search(
     archive: &OpenArchive,
     before: Option<&OpenArchive>,
     scope: Scope,
-    missing: &HashMap<&[u8], &Vec<String>>,
+    missing: &HashMap<Vec<u8>, BTreeSet<String>>,
 ) -> Result<Vec<ToSearch>> {
     let mut out = Vec::new();
     let mut old: HashMap<Vec<u8>, Arc<Entry>> = HashMap::new();
