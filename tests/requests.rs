@@ -636,3 +636,12 @@ fn a_table_that_an_archive_does_not_have_is_noted() {
     assert_eq!((archive.verification, report.exit_code()), (Verdict::Pass, 0), "{:?}", archive.left);
     assert!(archive.notes.iter().any(|n| n.contains("crm.db") && n.contains("table orders")), "{:?}", archive.notes);
 }
+
+#[test]
+fn nothing_is_handed_out_while_a_renamed_column_may_lead_to_the_erased() {
+    let (place, session) = renamed(OLD_COLUMN, "mode: replay", BY_NUMBER);
+    let archive = propagate(&session, Scope::Changed).archives[0].archive.to_string();
+    let Err(e) = restore::restore(&session, &archive, &place.path("out"), &Default::default()) else { panic!("it was handed out") };
+    assert!(e.to_string().contains("column customer_id of table orders"), "{e}");
+    assert!(!place.path("out/data").exists());
+}
