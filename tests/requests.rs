@@ -645,3 +645,34 @@ fn nothing_is_handed_out_while_a_renamed_column_may_lead_to_the_erased() {
     assert!(e.to_string().contains("column customer_id of table orders"), "{e}");
     assert!(!place.path("out/data").exists());
 }
+
+/// A line that is no JSON has no tokens, and stays as it is.
+#[test]
+fn a_person_in_a_line_that_cannot_be_read_is_never_a_pass() {
+    let config = "datasets:\n  crm:\n    source: {paths: [./data]}\n    unmapped: preserve\n    collections:\n      - name: events\n        entry: \"*.ndjson\"\n        on_erase: delete\n        fields: {email: {identity: email, normalize: [trim, lower]}}\n";
+    let lines = |broken: &str| {
+        let good: String = (100..300).map(|i| format!("{{\"email\":\"person{i}@example.org\",\"n\":{i}}}\n")).collect();
+        format!("{good}{broken}\n{good}")
+    };
+    let left = r#"{"email":"person7@example.org","score":NaN}"#;
+    let others = r#"{"email":"person8@example.org","score":NaN}"#;
+    for (broken, verdict, code) in [(left, Verdict::Failed, 4), (others, Verdict::Pass, 0)] {
+        let place = Place::new(config);
+        place.write("events.ndjson", &lines(broken));
+        let session = small::init(&place);
+        let crm = session.dataset_config("crm").unwrap().clone();
+        backup::backup(&session, &crm, None).unwrap();
+        ask(&place, &session, &email(7));
+        let report = propagate(&session, Scope::Changed);
+        let archive = &report.archives[0];
+        assert_eq!((archive.verification, report.exit_code()), (verdict, code), "{broken}: {:?} {:?}", archive.left, archive.notes);
+        assert!(
+            archive.left.iter().chain(&archive.notes).any(|t| t.contains("events.ndjson") && t.contains("could not be read")),
+            "{broken}"
+        );
+        if verdict == Verdict::Failed {
+            // And it stays so.
+            assert_eq!(propagate(&session, Scope::Changed).archives[0].verification, Verdict::Failed, "{broken}");
+        }
+    }
+}

@@ -151,6 +151,16 @@ pub trait EntryContent: Send + Sync {
     fn mentioning(&self, _wanted: &WantedText) -> Result<Vec<usize>> {
         Ok((0..self.pieces()).collect())
     }
+    /// Pieces whose identity blocks say that some of their records could not be read, in order.
+    fn malformed(&self) -> Result<Vec<usize>> {
+        let mut out = Vec::new();
+        for piece in 0..self.pieces() {
+            if self.marks(piece)?.is_some_and(|m| m.malformed > 0) {
+                out.push(piece);
+            }
+        }
+        Ok(out)
+    }
     /// What the blocks cover ([`crate::repository::entry::Mapped::covers`]).
     fn covers(&self) -> &[String];
     /// Whether a database was scrubbed when it was sealed.
@@ -264,6 +274,19 @@ pub trait EntryEditor {
     fn may_hide(&mut self, _map: &DataMap, _collection: usize, _probe: &Probe) -> Result<Option<String>> {
         Ok(None)
     }
+
+    /// Where records are that could not be read: nobody can be found in them.
+    fn malformed(&mut self) -> Result<Malformed> {
+        Ok(Malformed::Pieces(Vec::new()))
+    }
+}
+
+/// Pieces of an entry with records that could not be read.
+pub enum Malformed {
+    /// These.
+    Pieces(Vec<usize>),
+    /// Any of them.
+    Anywhere,
 }
 
 /// Whether something of the collection is found by another field in the same way, and the entry has that one: maps name a renamed column twice.

@@ -5,8 +5,8 @@ use super::blocks::{Covers, covers_text, tokens};
 use super::recut::Recut;
 use super::text_filter::WantedText;
 use super::{
-    Applied, Decision, Disposition, EntryContent, EntryEditor, Found, Marks, Mentions, NewPiece, NewValue, Record, RecordFormat, RecordKey,
-    Scanned, cutter, has_alternative, names_column,
+    Applied, Decision, Disposition, EntryContent, EntryEditor, Found, Malformed, Marks, Mentions, NewPiece, NewValue, Record, RecordFormat,
+    RecordKey, Scanned, cutter, has_alternative, names_column,
 };
 use crate::datamap::{Collection, DataMap, Normalize, Probe, TokenKey, Tokens, Value};
 use crate::{Error, Result};
@@ -327,6 +327,20 @@ impl EntryEditor for RecordsEditor<'_> {
 
     fn missing(&self) -> Vec<String> {
         self.missing.iter().cloned().collect()
+    }
+
+    fn malformed(&mut self) -> Result<Malformed> {
+        if self.recut.is_none() {
+            return self.content.malformed().map(Malformed::Pieces);
+        }
+        for piece in 0..self.content.pieces() {
+            let (context, bytes) = (self.marks(piece)?, self.piece(piece)?);
+            let scanned = self.format.scan(&context.context, &bytes, &[], &mut |_| Ok(Decision::Keep));
+            if scanned.map_err(|e| cutter::named(e, &self.content.path()))?.malformed > 0 {
+                return Ok(Malformed::Anywhere);
+            }
+        }
+        Ok(Malformed::Pieces(Vec::new()))
     }
 
     fn may_hide(&mut self, map: &DataMap, index: usize, probe: &Probe) -> Result<Option<String>> {

@@ -16,7 +16,7 @@ use crate::engine::edit::{ArchiveEdit, EditedPiece, Walked, edited_chunks, edite
 use crate::engine::event::Verdict;
 use crate::engine::matching::open_database;
 use crate::engine::session::{Session, View};
-use crate::format::{Disposition, Found, NewValue};
+use crate::format::{Disposition, Found, Malformed, NewValue};
 use crate::repository::entry::{ChunkId, Entry, EntryKind, Role};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -172,7 +172,9 @@ pub fn absence(
         missing.entry(path.clone()).or_default().extend(what.iter().cloned());
     }
     let mut finds: BTreeMap<(String, &'static str), u64> = BTreeMap::new();
-    for chosen in to_search(archive, before, bytes.scope(), &missing)? {
+    let mut chosen = to_search(archive, before, bytes.scope(), &missing)?;
+    unreadable_records(archive, people, bytes, &mut again, &mut chosen, &mut checked)?;
+    for chosen in chosen {
         session.env.stop.check("nothing was removed yet; run the same command again")?;
         let path = chosen.entry.display_path();
         let Finds { hits, incomplete, unclear } = bytes.search(archive, &chosen.entry, chosen.chunks.as_ref())?;
@@ -224,6 +226,48 @@ pub fn absence(
     checked.problems.sort();
     checked.problems.dedup();
     Ok(checked)
+}
+
+/// Records that could not be read have no tokens: their pieces are searched byte by byte.
+fn unreadable_records(
+    archive: &OpenArchive,
+    people: &People,
+    bytes: &ByteSearch,
+    again: &mut Searched<'_>,
+    chosen: &mut Vec<ToSearch>,
+    checked: &mut Checked,
+) -> Result<()> {
+    let searched: BTreeSet<usize> = people.raw_values().into_iter().map(|(who, _)| who).collect();
+    let all_named = searched.len() == people.identities.len() && bytes.too_short().is_empty();
+    for b in &mut again.bound {
+        let Ok(editor) = &mut b.editor else { continue };
+        let chunks = match editor.malformed()? {
+            Malformed::Pieces(pieces) if pieces.is_empty() => continue,
+            Malformed::Pieces(pieces) => {
+                let refs = archive.refs(&b.entry)?;
+                Some(pieces.into_iter().filter_map(|piece| refs.get(piece).map(|r| r.id)).collect::<HashSet<ChunkId>>())
+            }
+            Malformed::Anywhere => None,
+        };
+        let path = b.entry.display_path();
+        if all_named {
+            checked.notes.push(format!("{path} has records that could not be read as {}; their bytes were searched instead", b.format));
+        } else {
+            let text = format!(
+                "{path} has records that could not be read as {}, and not all that names the person can be searched for in bytes",
+                b.format
+            );
+            checked.problem(Verdict::Unknown, text);
+        }
+        match chosen.iter_mut().find(|c| c.entry.path == b.entry.path) {
+            None => chosen.push(ToSearch { entry: b.entry.clone(), chunks }),
+            Some(already) => match (&mut already.chunks, chunks) {
+                (Some(already), Some(more)) => already.extend(more),
+                (all, _) => *all = None,
+            },
+        }
+    }
+    Ok(())
 }
 
 /// Names, links, owners and attributes must not carry an identity.
