@@ -96,7 +96,7 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "marks" => {
             let rows = [(0, 1, 77), (0, 900, 5), (3, -4, 1 << 40)];
             let rows = rows.into_iter().map(|(probe, record, token)| crate::format::MarkRow { probe, record, token }).collect();
-            out.extend(Marks { context: b"x".to_vec(), records: 7, rows, text: Some(vec![1, 2, 3, 255]) }.encode());
+            out.extend(Marks { context: b"x".to_vec(), records: 7, rows, text: Some(vec![1, 2, 3, 255]), malformed: 1 }.encode());
         }
         "ledger" => {
             let events = [

@@ -566,3 +566,113 @@ fn every_step_is_in_the_audit_log_without_a_name() {
     assert_eq!(order, ["sealed", "opened", "started", "resealed", "finished"]);
     assert!(ledger.entries().iter().all(|e| e.actor == "tester"));
 }
+
+/// Orders refer to customers, and are called otherwise in an older archive.
+const RENAMED: &str = r#"
+datasets:
+  crm:
+    source:
+      paths: [./data]
+    erasure: {ERASURE}
+    unmapped: preserve
+    collections:
+      - name: customers
+        entry: crm.db
+        primary_key: [id]
+        on_erase: delete
+        fields: {id: {identity: customer_id}, email: {identity: email, normalize: [trim, lower]}}
+      - {name: orders, entry: crm.db, on_erase: delete, references: [REFERENCES]}
+"#;
+
+fn renamed(schema: &str, erasure: &str, references: &str) -> (Place, Session) {
+    let place = Place::new(&RENAMED.replace("ERASURE", erasure).replace("REFERENCES", references));
+    let db = rusqlite::Connection::open(place.data("crm.db")).unwrap();
+    db.execute_batch(&format!(
+        "CREATE TABLE customers(id INTEGER PRIMARY KEY, email TEXT); {schema};
+         INSERT INTO customers VALUES (6, 'person6@example.org'), (7, 'person7@example.org')"
+    ))
+    .unwrap();
+    let session = small::init(&place);
+    night(&session, "crm");
+    ask(&place, &session, &email(7));
+    (place, session)
+}
+
+const BY_NUMBER: &str = "{fields: [customer_id], to: customers}";
+const OLD_COLUMN: &str = "CREATE TABLE orders(id INTEGER PRIMARY KEY, cust_id INT); INSERT INTO orders(cust_id) VALUES (6), (7), (7)";
+
+#[test]
+fn a_reference_that_an_older_archive_calls_otherwise_is_never_a_pass() {
+    let old_table = "CREATE TABLE purchases(id INTEGER PRIMARY KEY, customer_id INT); INSERT INTO purchases(customer_id) VALUES (7)";
+    for (schema, named) in [(OLD_COLUMN, "column customer_id of table orders"), (old_table, "table orders")] {
+        let (_place, session) = renamed(schema, "", BY_NUMBER);
+        // However often: the record that leads to the others must not be gone by then.
+        for _ in 0..2 {
+            let report = propagate(&session, Scope::Changed);
+            let archive = &report.archives[0];
+            assert_eq!((archive.verification, report.exit_code(), report.done.len()), (Verdict::Unknown, 3, 0), "{schema}");
+            assert!(archive.left.iter().any(|l| l.contains("crm.db") && l.contains(named)), "{:?}", archive.left);
+        }
+    }
+}
+
+#[test]
+fn a_column_under_both_its_names_is_found_by_either() {
+    let both = format!("{BY_NUMBER}, {{fields: [cust_id], to: customers}}");
+    let (place, session) = renamed(OLD_COLUMN, "", &both);
+    let report = propagate(&session, Scope::Changed);
+    assert_eq!((report.archives[0].verification, report.exit_code()), (Verdict::Pass, 0), "{:?}", report.archives[0].left);
+    let (out, _) = restored(&place, &session, &report.archives[0].archive, "out");
+    let db = rusqlite::Connection::open(out.join("data/crm.db")).unwrap();
+    assert_eq!(db.query_row("SELECT count(*) FROM orders", [], |r| r.get::<_, i64>(0)).unwrap(), 1);
+}
+
+#[test]
+fn a_table_that_an_archive_does_not_have_is_noted() {
+    let other = "CREATE TABLE log(line TEXT)";
+    let (_place, session) = renamed(other, "", BY_NUMBER);
+    let report = propagate(&session, Scope::Changed);
+    let archive = &report.archives[0];
+    assert_eq!((archive.verification, report.exit_code()), (Verdict::Pass, 0), "{:?}", archive.left);
+    assert!(archive.notes.iter().any(|n| n.contains("crm.db") && n.contains("table orders")), "{:?}", archive.notes);
+}
+
+#[test]
+fn nothing_is_handed_out_while_a_renamed_column_may_lead_to_the_erased() {
+    let (place, session) = renamed(OLD_COLUMN, "mode: replay", BY_NUMBER);
+    let archive = propagate(&session, Scope::Changed).archives[0].archive.to_string();
+    let Err(e) = restore::restore(&session, &archive, &place.path("out"), &Default::default()) else { panic!("it was handed out") };
+    assert!(e.to_string().contains("column customer_id of table orders"), "{e}");
+    assert!(!place.path("out/data").exists());
+}
+
+/// A line that is no JSON has no tokens, and stays as it is.
+#[test]
+fn a_person_in_a_line_that_cannot_be_read_is_never_a_pass() {
+    let config = "datasets:\n  crm:\n    source: {paths: [./data]}\n    unmapped: preserve\n    collections:\n      - name: events\n        entry: \"*.ndjson\"\n        on_erase: delete\n        fields: {email: {identity: email, normalize: [trim, lower]}}\n";
+    let lines = |broken: &str| {
+        let good: String = (100..300).map(|i| format!("{{\"email\":\"person{i}@example.org\",\"n\":{i}}}\n")).collect();
+        format!("{good}{broken}\n{good}")
+    };
+    let left = r#"{"email":"person7@example.org","score":NaN}"#;
+    let others = r#"{"email":"person8@example.org","score":NaN}"#;
+    for (broken, verdict, code) in [(left, Verdict::Failed, 4), (others, Verdict::Pass, 0)] {
+        let place = Place::new(config);
+        place.write("events.ndjson", &lines(broken));
+        let session = small::init(&place);
+        let crm = session.dataset_config("crm").unwrap().clone();
+        backup::backup(&session, &crm, None).unwrap();
+        ask(&place, &session, &email(7));
+        let report = propagate(&session, Scope::Changed);
+        let archive = &report.archives[0];
+        assert_eq!((archive.verification, report.exit_code()), (verdict, code), "{broken}: {:?} {:?}", archive.left, archive.notes);
+        assert!(
+            archive.left.iter().chain(&archive.notes).any(|t| t.contains("events.ndjson") && t.contains("could not be read")),
+            "{broken}"
+        );
+        if verdict == Verdict::Failed {
+            // And it stays so.
+            assert_eq!(propagate(&session, Scope::Changed).archives[0].verification, Verdict::Failed, "{broken}");
+        }
+    }
+}

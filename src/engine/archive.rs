@@ -122,6 +122,9 @@ impl EntryContent for StoredContent {
     fn mentioning(&self, wanted: &WantedText) -> Result<Vec<usize>> {
         self.marks.mentioning(&self.reader, self.blocks(), &|index| self.block(index), wanted)
     }
+    fn malformed(&self) -> Result<Vec<usize>> {
+        self.marks.malformed(&self.reader, self.blocks(), &|index| self.block(index))
+    }
     fn covers(&self) -> &[String] {
         &self.covers
     }

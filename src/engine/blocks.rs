@@ -66,6 +66,9 @@ impl std::hash::Hasher for FirstBytes {
 /// Which tokens for which probe, or (no probe) which features of text.
 type Question = (Fingerprint, Option<u16>);
 
+/// Whether records could not be read: no set of tokens or features is as large.
+const MALFORMED: Question = ((usize::MAX, [0; 16]), None);
+
 /// What answers it.
 type Holds<'h> = dyn Fn(&Summary) -> bool + Sync + 'h;
 
@@ -142,6 +145,11 @@ impl MarksCache {
         wanted: &WantedText,
     ) -> Result<Vec<usize>> {
         self.search(reader, blocks, id_of, (wanted.fingerprint(), None), &|block| wanted.may_be_in(block.text.as_deref()))
+    }
+
+    /// Places of those blocks whose pieces have records that could not be read, in order; pieces without a block are among them.
+    pub fn malformed(&self, reader: &ChunkReader, blocks: &EntryBlocks, id_of: &dyn Fn(usize) -> Option<ChunkId>) -> Result<Vec<usize>> {
+        self.search(reader, blocks, id_of, MALFORMED, &|block| block.malformed > 0)
     }
 
     fn search(

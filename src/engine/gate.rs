@@ -128,6 +128,9 @@ pub fn pass(session: &Session, view: &View, listed: &Listed, bypass: Option<&Byp
             "erasures are outstanding for this archive and {entry} cannot be searched ({why}); nothing is handed out"
         )));
     }
+    if let Some(hidden) = matches.hidden.first() {
+        return Err(Error::Refused(format!("erasures are outstanding for this archive: {}; nothing is handed out", hidden.describe())));
+    }
     let mut holding = Holding::new(session.config.memory as usize / 16, std::env::temp_dir(), session.env.random.clone());
     let edit = apply(&config.map, bound, matches, decided, &mut Known::default(), &mut holding)?;
     Ok(Gated { edit, replayed: requests.iter().map(|r| r.id.clone()).collect() })

@@ -67,6 +67,30 @@ pub struct Matches {
     pub failed: Vec<(String, String)>,
     /// Entries that do not have what the map asks for: (stored path, what is missing). Nothing found there proves nothing.
     pub missing: Vec<(Vec<u8>, Vec<String>)>,
+    /// Those of them that the person's records may stand behind, under another name.
+    pub hidden: Vec<Hidden>,
+}
+
+/// What was asked of an entry that it may have under a name that the map does not say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hidden {
+    /// The entry.
+    pub entry: String,
+    /// The table or column.
+    pub what: String,
+    /// Whether a reference leads there: what refers to a record cannot be found any more when the record is gone.
+    pub reference: bool,
+    /// Whether it is one value of the request itself, which a search of the bytes finds wherever it stands.
+    pub plain: bool,
+}
+
+impl Hidden {
+    /// For reports.
+    pub fn describe(&self) -> String {
+        let lost =
+            if self.reference { "what refers to the person's records cannot be told there" } else { "the person cannot be told there" };
+        format!("{} has no {}, so {lost}: name the fields that this archive has", self.entry, self.what)
+    }
 }
 
 /// Limits of a search.
@@ -260,6 +284,21 @@ pub fn find_all(
                 let Ok(editor) = &mut b.editor else { continue };
                 match editor.find(map, c, probe, &fresh) {
                     Ok(found) => {
+                        match editor.may_hide(map, c, probe) {
+                            Ok(Some(what)) => {
+                                let reference = matches!(probe.feed, Feed::Reference { .. });
+                                let plain = !reference && probe.fields.len() == 1;
+                                let hidden = Hidden { entry: b.entry.display_path(), what, reference, plain };
+                                if !matches.hidden.contains(&hidden) {
+                                    matches.hidden.push(hidden);
+                                }
+                            }
+                            Ok(None) => {}
+                            Err(e) => {
+                                b.editor = Err(e);
+                                continue;
+                            }
+                        }
                         for f in found {
                             matches.records.push(Match { entry: i, found: f, who: Who::new(), by_text: false });
                             followed.push(Who::new());

@@ -103,7 +103,10 @@ impl Covers {
             rows.dedup();
         }
         let text = filter.and_then(|f| f.finish(piece.len()));
-        Ok((Marks { context: context.to_vec(), records: scanned.records, rows: rows.concat(), text }, scanned))
+        Ok((
+            Marks { context: context.to_vec(), records: scanned.records, rows: rows.concat(), text, malformed: scanned.malformed },
+            scanned,
+        ))
     }
 }
 

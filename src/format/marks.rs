@@ -55,6 +55,8 @@ pub struct Summary {
     tokens: Box<[u32]>,
     /// [`Marks::text`].
     pub text: Option<Box<[u8]>>,
+    /// [`Marks::malformed`].
+    pub malformed: u32,
 }
 
 impl Summary {
@@ -85,6 +87,8 @@ pub struct Marks {
     pub rows: Vec<MarkRow>,
     /// The filter over the texts of the fields that are searched for mentions ([`super::text_filter`]); `None`: they may mention anybody.
     pub text: Option<Vec<u8>>,
+    /// Records that could not be read: they have no rows, and nobody can be found in them.
+    pub malformed: u32,
 }
 
 /// The stored form: columns, so that a block is mostly the tokens themselves.
@@ -105,6 +109,12 @@ struct Stored {
     tokens: Vec<u8>,
     #[serde(rename = "f", default, skip_serializing_if = "Option::is_none", with = "serde_bytes")]
     text: Option<Vec<u8>>,
+    #[serde(rename = "m", default, skip_serializing_if = "is_zero")]
+    malformed: u32,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// What a summary takes from the stored form, where it lies.
@@ -116,6 +126,8 @@ struct Seen<'b> {
     tokens: &'b serde_bytes::Bytes,
     #[serde(rename = "f", default, borrow)]
     text: Option<&'b serde_bytes::Bytes>,
+    #[serde(rename = "m", default)]
+    malformed: u32,
 }
 
 impl Marks {
@@ -130,6 +142,7 @@ impl Marks {
             records_delta: Vec::with_capacity(rows.len() * 2),
             tokens: Vec::with_capacity(rows.len() * 4),
             text: self.text.clone(),
+            malformed: self.malformed,
         };
         let mut previous = 0i64;
         for row in &rows {
@@ -165,14 +178,14 @@ impl Marks {
             }
         }
         drop(tokens);
-        Ok(Marks { context: stored.context, records: stored.records, rows, text: stored.text })
+        Ok(Marks { context: stored.context, records: stored.records, rows, text: stored.text, malformed: stored.malformed })
     }
 
     /// Only what tells whether a piece may hold somebody, in a fraction of the time.
     pub fn summary(bytes: &[u8]) -> Result<Summary> {
         let seen: Seen<'_> = read(bytes)?;
         let tokens = shorts(&seen.probes, seen.tokens)?.collect();
-        Ok(Summary { tokens, probes: seen.probes.into(), text: seen.text.map(|t| Box::from(&**t)) })
+        Ok(Summary { tokens, probes: seen.probes.into(), text: seen.text.map(|t| Box::from(&**t)), malformed: seen.malformed })
     }
 
     /// The rows of a probe.
@@ -238,14 +251,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_block_decodes_to_what_was_encoded(rows in proptest::collection::vec((0u16..5, any::<i64>(), any::<u64>()), 0..200), context in any::<Vec<u8>>(), text in any::<Option<Vec<u8>>>()) {
+        fn a_block_decodes_to_what_was_encoded(rows in proptest::collection::vec((0u16..5, any::<i64>(), any::<u64>()), 0..200), context in any::<Vec<u8>>(), malformed in 0u32..3, text in any::<Option<Vec<u8>>>()) {
             let mut rows: Vec<MarkRow> = rows.into_iter().map(|(probe, record, token)| MarkRow { probe, record, token }).collect();
             rows.iter_mut().for_each(|row| row.token = u64::from(row.short()) << 32);
             rows.sort_unstable();
-            let marks = Marks { context, records: 7, rows, text };
+            let marks = Marks { context, records: 7, rows, text, malformed };
             let encoded = marks.encode().unwrap();
             let summary = Marks::summary(&encoded).unwrap();
             prop_assert_eq!(summary.text.as_deref(), marks.text.as_deref());
+            prop_assert_eq!(summary.malformed, malformed);
             for probe in 0..6 {
                 let tokens: Vec<u32> = summary.of_probe(probe).flatten().copied().collect();
                 prop_assert_eq!(tokens, marks.of_probe(probe).map(MarkRow::short).collect::<Vec<_>>());
@@ -262,6 +276,7 @@ mod tests {
                 probes: if tokens.is_empty() { vec![] } else { vec![(3, tokens.len() as u32)] },
                 records_delta: vec![2; tokens.len()],
                 tokens: tokens.iter().flat_map(|t| t.to_be_bytes()).collect(),
+                malformed: 0,
                 text: None,
             };
             let mut bytes = Vec::new();

@@ -151,6 +151,16 @@ pub trait EntryContent: Send + Sync {
     fn mentioning(&self, _wanted: &WantedText) -> Result<Vec<usize>> {
         Ok((0..self.pieces()).collect())
     }
+    /// Pieces whose identity blocks say that some of their records could not be read, in order.
+    fn malformed(&self) -> Result<Vec<usize>> {
+        let mut out = Vec::new();
+        for piece in 0..self.pieces() {
+            if self.marks(piece)?.is_some_and(|m| m.malformed > 0) {
+                out.push(piece);
+            }
+        }
+        Ok(out)
+    }
     /// What the blocks cover ([`crate::repository::entry::Mapped::covers`]).
     fn covers(&self) -> &[String];
     /// Whether a database was scrubbed when it was sealed.
@@ -258,6 +268,37 @@ pub trait EntryEditor {
     /// Fields and tables that probes asked for and the entry does not have. Finding nothing there proves nothing: the entry may be older
     /// than the map and call them otherwise.
     fn missing(&self) -> Vec<String>;
+
+    /// What a probe of `collection` asks for and the entry may have under a name that the map does not say; `None` where the probe could be
+    /// answered, or nothing here can be what it asks for.
+    fn may_hide(&mut self, _map: &DataMap, _collection: usize, _probe: &Probe) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    /// Where records are that could not be read: nobody can be found in them.
+    fn malformed(&mut self) -> Result<Malformed> {
+        Ok(Malformed::Pieces(Vec::new()))
+    }
+}
+
+/// Pieces of an entry with records that could not be read.
+pub enum Malformed {
+    /// These.
+    Pieces(Vec<usize>),
+    /// Any of them.
+    Anywhere,
+}
+
+/// Whether something of the collection is found by another field in the same way, and the entry has that one: maps name a renamed column twice.
+pub(crate) fn has_alternative(collection: &Collection, probe: &Probe, has: &dyn Fn(&str) -> bool) -> bool {
+    let same = |other: &&Probe| other.feed == probe.feed && other.when == probe.when && other.fields.len() == probe.fields.len();
+    collection.probes.iter().filter(same).any(|other| other.fields.iter().all(|(f, _)| has(f)))
+}
+
+/// Whether the map names a column of this collection, so that it cannot be another one under an older name.
+pub(crate) fn names_column(collection: &Collection, column: &str, same: &dyn Fn(&str, &str) -> bool) -> bool {
+    let probed = collection.probes.iter().flat_map(|p| p.fields.iter().map(|(f, _)| f));
+    collection.fields.keys().chain(&collection.primary_key).chain(probed).any(|named| same(named, column))
 }
 
 /// Finds a person's identities in text. Works from plaintext identities, or from tokens alone (the restore gate).

@@ -5,8 +5,8 @@ use super::blocks::{Covers, covers_text, tokens};
 use super::recut::Recut;
 use super::text_filter::WantedText;
 use super::{
-    Applied, Decision, Disposition, EntryContent, EntryEditor, Found, Marks, Mentions, NewPiece, NewValue, Record, RecordFormat, RecordKey,
-    Scanned, cutter,
+    Applied, Decision, Disposition, EntryContent, EntryEditor, Found, Malformed, Marks, Mentions, NewPiece, NewValue, Record, RecordFormat,
+    RecordKey, Scanned, cutter, has_alternative, names_column,
 };
 use crate::datamap::{Collection, DataMap, Normalize, Probe, TokenKey, Tokens, Value};
 use crate::{Error, Result};
@@ -327,6 +327,36 @@ impl EntryEditor for RecordsEditor<'_> {
 
     fn missing(&self) -> Vec<String> {
         self.missing.iter().cloned().collect()
+    }
+
+    fn malformed(&mut self) -> Result<Malformed> {
+        if self.recut.is_none() {
+            return self.content.malformed().map(Malformed::Pieces);
+        }
+        for piece in 0..self.content.pieces() {
+            let (context, bytes) = (self.marks(piece)?, self.piece(piece)?);
+            let scanned = self.format.scan(&context.context, &bytes, &[], &mut |_| Ok(Decision::Keep));
+            if scanned.map_err(|e| cutter::named(e, &self.content.path()))?.malformed > 0 {
+                return Ok(Malformed::Anywhere);
+            }
+        }
+        Ok(Malformed::Pieces(Vec::new()))
+    }
+
+    fn may_hide(&mut self, map: &DataMap, index: usize, probe: &Probe) -> Result<Option<String>> {
+        let collection = self.collection(map, index)?;
+        if self.content.pieces() == 0 {
+            return Ok(None);
+        }
+        let Some(marks) = self.content.marks(0)? else { return Ok(None) };
+        let columns = self.format.columns(&marks.context)?;
+        let has = |field: &str| columns.iter().any(|c| c == field);
+        let absent: Vec<&str> = probe.fields.iter().map(|(f, _)| f.as_str()).filter(|f| !has(f)).collect();
+        if columns.is_empty() || absent.is_empty() || has_alternative(collection, probe, &has) {
+            return Ok(None);
+        }
+        let unnamed = columns.iter().any(|c| !names_column(collection, c, &|a, b| a == b));
+        Ok(unnamed.then(|| format!("column {}", absent.join(", "))))
     }
 }
 

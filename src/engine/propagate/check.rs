@@ -16,7 +16,7 @@ use crate::engine::edit::{ArchiveEdit, EditedPiece, Walked, edited_chunks, edite
 use crate::engine::event::Verdict;
 use crate::engine::matching::open_database;
 use crate::engine::session::{Session, View};
-use crate::format::{Disposition, Found, NewValue};
+use crate::format::{Disposition, Found, Malformed, NewValue};
 use crate::repository::entry::{ChunkId, Entry, EntryKind, Role};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -125,13 +125,16 @@ pub fn no_collateral(old: &OpenArchive, new: &OpenArchive, edit: &ArchiveEdit, r
 }
 
 /// Searches a generation as stored for what is left of the people. `before` is the generation that it replaces: what both share was
-/// not changed. Without one, nothing was changed and only records and names are searched (unless the scope is full).
+/// not changed. Without one, nothing was changed and only records and names are searched (unless the scope is full). `lacked`: what entries
+/// did not have when the edit's own search asked for it. Once the records that led there are gone nobody asks again.
+#[allow(clippy::too_many_arguments)]
 pub fn absence(
     session: &Session,
     config: &config::Dataset,
     view: &View,
     archive: &OpenArchive,
     before: Option<&OpenArchive>,
+    lacked: &[(Vec<u8>, Vec<String>)],
     people: &People,
     bytes: &mut ByteSearch,
 ) -> Result<Checked> {
@@ -139,6 +142,9 @@ pub fn absence(
     let mut again = search(session, config, view, archive, people, bytes.scope())?;
     for (entry, why) in &again.matches.failed {
         checked.problem(Verdict::Unknown, format!("{entry} could not be searched: {why}"));
+    }
+    for hidden in again.matches.hidden.iter().filter(|h| !h.plain) {
+        checked.problem(Verdict::Unknown, hidden.describe());
     }
     for d in &again.decided {
         let Some(m) = again.matches.records.get(d.index) else { continue };
@@ -161,9 +167,14 @@ pub fn absence(
         ));
     }
     names(archive, bytes, &mut checked)?;
-    let missing: HashMap<&[u8], &Vec<String>> = again.matches.missing.iter().map(|(p, what)| (p.as_slice(), what)).collect();
+    let mut missing: HashMap<Vec<u8>, BTreeSet<String>> = HashMap::new();
+    for (path, what) in again.matches.missing.iter().chain(lacked) {
+        missing.entry(path.clone()).or_default().extend(what.iter().cloned());
+    }
     let mut finds: BTreeMap<(String, &'static str), u64> = BTreeMap::new();
-    for chosen in to_search(archive, before, bytes.scope(), &missing)? {
+    let mut chosen = to_search(archive, before, bytes.scope(), &missing)?;
+    unreadable_records(archive, people, bytes, &mut again, &mut chosen, &mut checked)?;
+    for chosen in chosen {
         session.env.stop.check("nothing was removed yet; run the same command again")?;
         let path = chosen.entry.display_path();
         let Finds { hits, incomplete, unclear } = bytes.search(archive, &chosen.entry, chosen.chunks.as_ref())?;
@@ -191,6 +202,7 @@ pub fn absence(
             checked.problem(Verdict::Unknown, format!("{path}: packed data in it could not be searched to the end"));
         }
         if let Some(what) = missing.get(chosen.entry.path.as_slice()) {
+            let what: Vec<&str> = what.iter().map(String::as_str).collect();
             let text = format!("{path} has no {}; all its bytes were searched instead", what.join(" and no "));
             match bytes.too_short().is_empty() {
                 true => checked.notes.push(text),
@@ -214,6 +226,48 @@ pub fn absence(
     checked.problems.sort();
     checked.problems.dedup();
     Ok(checked)
+}
+
+/// Records that could not be read have no tokens: their pieces are searched byte by byte.
+fn unreadable_records(
+    archive: &OpenArchive,
+    people: &People,
+    bytes: &ByteSearch,
+    again: &mut Searched<'_>,
+    chosen: &mut Vec<ToSearch>,
+    checked: &mut Checked,
+) -> Result<()> {
+    let searched: BTreeSet<usize> = people.raw_values().into_iter().map(|(who, _)| who).collect();
+    let all_named = searched.len() == people.identities.len() && bytes.too_short().is_empty();
+    for b in &mut again.bound {
+        let Ok(editor) = &mut b.editor else { continue };
+        let chunks = match editor.malformed()? {
+            Malformed::Pieces(pieces) if pieces.is_empty() => continue,
+            Malformed::Pieces(pieces) => {
+                let refs = archive.refs(&b.entry)?;
+                Some(pieces.into_iter().filter_map(|piece| refs.get(piece).map(|r| r.id)).collect::<HashSet<ChunkId>>())
+            }
+            Malformed::Anywhere => None,
+        };
+        let path = b.entry.display_path();
+        if all_named {
+            checked.notes.push(format!("{path} has records that could not be read as {}; their bytes were searched instead", b.format));
+        } else {
+            let text = format!(
+                "{path} has records that could not be read as {}, and not all that names the person can be searched for in bytes",
+                b.format
+            );
+            checked.problem(Verdict::Unknown, text);
+        }
+        match chosen.iter_mut().find(|c| c.entry.path == b.entry.path) {
+            None => chosen.push(ToSearch { entry: b.entry.clone(), chunks }),
+            Some(already) => match (&mut already.chunks, chunks) {
+                (Some(already), Some(more)) => already.extend(more),
+                (all, _) => *all = None,
+            },
+        }
+    }
+    Ok(())
 }
 
 /// Names, links, owners and attributes must not carry an identity.
@@ -299,7 +353,7 @@ fn to_search(
     archive: &OpenArchive,
     before: Option<&OpenArchive>,
     scope: Scope,
-    missing: &HashMap<&[u8], &Vec<String>>,
+    missing: &HashMap<Vec<u8>, BTreeSet<String>>,
 ) -> Result<Vec<ToSearch>> {
     let mut out = Vec::new();
     let mut old: HashMap<Vec<u8>, Arc<Entry>> = HashMap::new();

@@ -66,6 +66,7 @@ impl Editing<'_> {
                         Some(reseal(&archive, &work.old, &done.edit, &view.dataset, writer, self.started, sealing.stored, &session.env)?);
                 }
                 work.edit = done.edit;
+                work.missing = done.missing;
             }
             Err(e) if is_about_the_archive(&e) => {
                 work.outcome.left.push(people.withhold(&e.to_string()));
@@ -82,7 +83,12 @@ impl Editing<'_> {
         let Editing { session, config, view, .. } = self;
         let people = self.people.only(chosen);
         let searched = search(session, config, view, archive, &people, self.scope)?;
+        // With the record its number is gone, and nobody could tell any more what refers to it.
+        if let Some(hidden) = searched.matches.hidden.iter().find(|h| h.reference) {
+            return Err(Error::Refused(format!("{}; nothing was changed", hidden.describe())));
+        }
         let counts = tally(&searched.matches, &searched.decided);
+        let missing = searched.matches.missing.clone();
         let left = searched.matches.failed.iter().map(|(entry, why)| format!("{entry}: {why}")).collect();
         let mut notes: Vec<String> = Vec::new();
         notes.extend(
@@ -93,7 +99,7 @@ impl Editing<'_> {
         let also_known = also_known(config, &people, &searched);
         let edit = apply(&config.map, searched.bound, searched.matches, searched.decided, known, sink)?;
         notes.extend(edit.notes.iter().cloned());
-        Ok(Attempt { edit, counts, left, notes, also_known })
+        Ok(Attempt { edit, counts, left, notes, also_known, missing })
     }
 }
 
@@ -108,6 +114,7 @@ struct Attempt {
     left: Vec<String>,
     notes: Vec<String>,
     also_known: BTreeMap<(usize, String), u64>,
+    missing: Vec<(Vec<u8>, Vec<String>)>,
 }
 
 fn named_counts(

@@ -32,6 +32,8 @@ pub(super) struct Work {
     pub(super) edit: ArchiveEdit,
     pub(super) new: Option<Head>,
     pub(super) outcome: ArchiveOutcome,
+    /// What the search before the edit asked for and entries do not have, by their paths.
+    pub(super) missing: Vec<(Vec<u8>, Vec<String>)>,
     /// Identities on the person's records that the request (by its id) does not name: kind → how many.
     pub(super) also_known: BTreeMap<(String, String), u64>,
 }
@@ -162,8 +164,15 @@ fn run_dataset(
     let begun = |listed: Listed, known: &mut Known| -> Result<Work> {
         session.env.stop.check("nothing was changed; run the same command again")?;
         let outcome = outcome_of(config, &listed, &mode);
-        let mut work =
-            Work { outcome, old: listed, requests: Vec::new(), edit: ArchiveEdit::default(), new: None, also_known: BTreeMap::new() };
+        let mut work = Work {
+            outcome,
+            old: listed,
+            requests: Vec::new(),
+            edit: ArchiveEdit::default(),
+            new: None,
+            missing: Vec::new(),
+            also_known: BTreeMap::new(),
+        };
         for (i, r) in requests.iter().enumerate() {
             if is_made_after(&state, &work.old, &[*r]) || is_processed(&state, &work.old, &[*r]) {
                 work.outcome.complete.push(r.id.clone());

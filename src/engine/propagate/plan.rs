@@ -230,6 +230,8 @@ fn describe(
             }
             let failed = searched.matches.failed.iter().map(|(entry, why)| people.withhold(&format!("{entry}: {why}")));
             also(&mut plan.cannot, failed.collect());
+            let hidden = searched.matches.hidden.iter().filter(|h| h.reference).map(|h| people.withhold(&h.describe()));
+            also(&mut plan.cannot, hidden.collect());
             let absent = searched.matches.missing.iter();
             let absent = absent.map(|(path, what)| people.withhold(&format!("{}: has no {}", display_path(path), what.join(", no "))));
             also(&mut plan.missing, absent.collect());

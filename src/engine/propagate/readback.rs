@@ -73,7 +73,7 @@ impl Verifying<'_> {
             std::collections::btree_map::Entry::Vacant(e) => e.insert(ByteSearch::new(&chosen, self.scope)?),
         };
         let before = new.as_ref().map(|_| &old);
-        match absence(session, config, view, &view.open(&current.head), before, &chosen, search) {
+        match absence(session, config, view, &view.open(&current.head), before, &work.missing, &chosen, search) {
             Err(e @ (Error::Interrupted(_) | Error::Store(_))) => Err(e),
             checked => Ok(Verified::Checked(new.map(Box::new), checked)),
         }

@@ -15,8 +15,8 @@ use super::scrub::free_pages;
 use super::text::as_text;
 use super::vfs::Database;
 use super::{Image, RUN, read_page};
-use crate::datamap::{Collection, DataMap, Normalize, Probe, TokenKey, Tokens, Value};
-use crate::format::{Applied, Disposition, EntryContent, EntryEditor, Found, Mentions, NewPiece, RecordKey};
+use crate::datamap::{Collection, DataMap, Feed, Normalize, Probe, TokenKey, Tokens, Value};
+use crate::format::{Applied, Disposition, EntryContent, EntryEditor, Found, Mentions, NewPiece, RecordKey, has_alternative, names_column};
 use crate::{Error, Result};
 use rusqlite::params_from_iter;
 use rusqlite::types::{Value as SqlValue, ValueRef};
@@ -439,6 +439,31 @@ impl EntryEditor for SqliteEditor<'_> {
 
     fn missing(&self) -> Vec<String> {
         self.missing.iter().cloned().collect()
+    }
+
+    fn may_hide(&mut self, map: &DataMap, collection: usize, probe: &Probe) -> Result<Option<String>> {
+        let named = collection_of(map, collection)?;
+        let Some(table) = self.table(named)? else {
+            // Renamed, if it has the columns; or it refers to the same table as ever.
+            let target = match &probe.feed {
+                Feed::Reference { collection, .. } => map.collections.get(*collection).map(|c| c.table.as_str()),
+                Feed::Identity(_) => None,
+            };
+            let is_named = |t: &Table| map.collections.iter().any(|c| c.table.eq_ignore_ascii_case(&t.name));
+            let like = |t: &Table| {
+                probe.fields.iter().all(|(f, _)| t.column(f).is_some())
+                    || target.is_some_and(|target| t.foreign_keys.iter().any(|k| k.parent.eq_ignore_ascii_case(target)))
+            };
+            let other =
+                self.schema.tables().find(|t| matches!(t.kind, TableKind::Rowid | TableKind::WithoutRowid) && !is_named(t) && like(t));
+            return Ok(other.map(|other| format!("table {} (unless that is {})", named.table, other.name)));
+        };
+        let absent: Vec<&str> = probe.fields.iter().map(|(f, _)| f.as_str()).filter(|f| table.column(f).is_none()).collect();
+        if absent.is_empty() || has_alternative(named, probe, &|f| table.column(f).is_some()) {
+            return Ok(None);
+        }
+        let unnamed = table.columns.iter().any(|c| !names_column(named, &c.name, &|a, b| a.eq_ignore_ascii_case(b)));
+        Ok(unnamed.then(|| format!("column {} of table {}", absent.join(", "), named.table)))
     }
 }
 

@@ -320,7 +320,7 @@ impl Layout {
         }
         rows.sort_unstable();
         rows.dedup();
-        Ok(Marks { context, records: 0, rows, text: filter.and_then(|f| f.finish(run)) })
+        Ok(Marks { context, records: 0, rows, text: filter.and_then(|f| f.finish(run)), malformed: 0 })
     }
 
     /// A table's rows cannot be read somewhere: its probes and texts are not covered.
