@@ -676,3 +676,47 @@ fn a_person_in_a_line_that_cannot_be_read_is_never_a_pass() {
         }
     }
 }
+
+/// The person is named by name and birthday; the one CSV refers to the other.
+const NAMED_BY_TWO: &str = r#"
+datasets:
+  crm:
+    source:
+      paths: [./data]
+    unmapped: preserve
+    collections:
+      - name: people
+        entry: people.csv
+        primary_key: [id]
+        on_erase: delete
+        identities: [{name: person, fields: [last, born]}]
+      - {name: visits, entry: visits.csv, on_erase: delete, references: [{fields: [visitor], to: people}]}
+      - name: guests
+        entry: guests.csv
+        on_erase: delete
+        identities: [{name: person, fields: [last, born]}]
+"#;
+
+#[test]
+fn renamed_columns_of_text_files_are_never_a_pass_either() {
+    let fine = ("visitor,day\n7,1\n", "last,born\nDoe,1970-01-01\n");
+    let refers = ("person,day\n7,1\n", fine.1);
+    let composite = (fine.0, "last,birthday\nDoe,1970-01-01\n");
+    let cases =
+        [(fine, Verdict::Pass, 0, ""), (refers, Verdict::Unknown, 3, "column visitor"), (composite, Verdict::Unknown, 3, "column born")];
+    for ((visits, guests), verdict, code, named) in cases {
+        let place = Place::new(NAMED_BY_TWO);
+        place.write("people.csv", "id,last,born\n6,Roe,1971-01-01\n7,Doe,1970-01-01\n");
+        place.write("visits.csv", visits);
+        place.write("guests.csv", guests);
+        let session = small::init(&place);
+        night(&session, "crm");
+        ask(&place, &session, r#"{"person": ["Doe", "1970-01-01"]}"#);
+        for _ in 0..2 {
+            let report = propagate(&session, Scope::Changed);
+            let Some(archive) = report.archives.first() else { break };
+            assert_eq!((archive.verification, report.exit_code()), (verdict, code), "{named}: {:?} {:?}", archive.left, archive.notes);
+            assert!(named.is_empty() || archive.left.iter().any(|l| l.contains(".csv") && l.contains(named)), "{:?}", archive.left);
+        }
+    }
+}
