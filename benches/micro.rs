@@ -248,7 +248,7 @@ fn ask_filters(bencher: Bencher<'_, '_>) {
 fn marks() -> Marks {
     let mut rng = Rng(4);
     let rows = (0..3000).map(|i| MarkRow { probe: (i / 1000) as u16, record: i % 1000, token: rng.below(u64::MAX) }).collect();
-    Marks { context: b"context".to_vec(), records: 1000, rows, text: Some(vec![0x55; 1500]) }
+    Marks { context: b"context".to_vec(), records: 1000, rows, text: Some(vec![0x55; 1500]), malformed: 0 }
 }
 
 #[divan::bench]
