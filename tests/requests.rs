@@ -359,6 +359,76 @@ fn a_request_carried_out_of_turn_does_not_finish_another() {
     assert_eq!((traces(&dir, 7), traces(&dir, 8), replayed), ((0, 0, 0), (0, 0, 0), 0));
 }
 
+/// Does something once, when a phase of this name begins.
+struct During(&'static str, std::sync::Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl During {
+    fn of(place: &Place, phase: &'static str, act: impl FnOnce() + Send + 'static) -> Session {
+        let mut session = place.open();
+        session.env.monitor = Arc::new(During(phase, std::sync::Mutex::new(Some(Box::new(act)))));
+        session
+    }
+}
+
+impl reseal::env::Monitor for During {
+    fn phase(&self, name: &str, _: Option<u64>) {
+        if name.starts_with(self.0)
+            && let Some(act) = self.1.lock().unwrap().take()
+        {
+            act();
+        }
+    }
+    fn advance(&self, _: u64) {}
+    fn warn(&self, _: &str) {}
+    fn detail(&self, _: &str) {}
+}
+
+#[test]
+fn identities_are_not_added_while_a_propagation_runs() {
+    let (place, session) = place("");
+    let archive = night(&session, "crm").head.archive;
+    let ids = ask(&place, &session, &email(7));
+    drop(session);
+    let (other, id) = (place.open(), ids[0].clone());
+    let running = During::of(&place, "verifying", move || {
+        let added = request::add_identities(&other, &id, &email(8));
+        assert!(matches!(added, Err(reseal::Error::Locked { .. })), "{added:?}");
+    });
+    assert_complete(&propagate(&running, Scope::Changed));
+    // It is over now, and says so.
+    let session = place.open();
+    assert!(matches!(request::add_identities(&session, &ids[0], &email(8)), Err(reseal::Error::Refused(_))));
+    let (dir, _) = restored(&place, &session, &archive, "out");
+    assert_eq!((traces(&dir, 7), traces(&dir, 8)), ((0, 0, 0), (1, 1, 1)));
+}
+
+/// A lease can run out: what the ledger says decides.
+#[test]
+fn a_request_that_was_given_identities_during_its_propagation_is_not_done() {
+    let (place, session) = place("");
+    night(&session, "crm");
+    let ids = ask(&place, &session, &email(7));
+    drop(session);
+    let (other, id) = (place.open(), ids[0].clone());
+    let running = During::of(&place, "verifying", move || {
+        let request = other.state().unwrap().request(&id).unwrap().clone();
+        other.record(&Event::IdentitiesConfirmed { request: id, datasets: request.datasets }).unwrap();
+    });
+    let report = propagate(&running, Scope::Changed);
+    assert_eq!((&report.partial, report.done.len()), (&ids, 0), "{report:#?}");
+    let session = place.open();
+    assert_eq!(stage(&session, &ids[0]), State::Partial);
+    assert_eq!(session.repo.list_sealed("requests/").unwrap().len(), 1, "they are needed");
+    assert_eq!(reseal::engine::certificate::make(&session, &ids[0]).unwrap()["body"]["result"], "UNKNOWN");
+    let state = session.state().unwrap();
+    let listed = session.heads("crm").unwrap().latest.remove(0);
+    assert!(!state.was_processed(&ids[0], &listed.head.archive, &listed.digest));
+    let report = propagate(&session, Scope::Changed);
+    assert_complete(&report);
+    assert_eq!(report.done, ids);
+    assert_eq!(reseal::engine::certificate::make(&session, &ids[0]).unwrap()["body"]["result"], "PASS");
+}
+
 /// One entry of an archive cannot be edited, another can: the archive is re-sealed, and still nobody believes that it is done.
 #[test]
 fn an_archive_that_was_done_in_part_stays_to_be_done() {

@@ -193,8 +193,15 @@ pub fn came_back(session: &Session, id: &str, reason: String) -> Result<()> {
     Ok(())
 }
 
-/// Adds identities to an open request: those that a plan proposed, confirmed by a person.
+/// Adds identities to an open request: those that a plan proposed, confirmed by a person. Not while a run may be searching without them.
 pub fn add_identities(session: &Session, id: &str, text: &str) -> Result<()> {
+    let mut leases = Vec::new();
+    for name in session.state()?.request(id)?.datasets.keys() {
+        leases.push(session.repo.lease(name, super::LEASE_TTL)?);
+    }
+    leases.push(session.repo.lease(LEASE, super::LEASE_TTL)?);
+    // Under the leases: it may be over by now.
+    session.ledger().catch_up()?;
     let state = session.state()?;
     let request = state.request(id)?;
     if request.stage(session.now()).is_final() {

@@ -29,6 +29,8 @@ pub struct Request {
     pub ended: Option<String>,
     /// Sequence numbers of the propagations that carried it, in order.
     pub started: Vec<u64>,
+    /// Sequence number of the last entry that added identities.
+    pub confirmed: Option<u64>,
     /// Moment of the first propagation.
     pub effective_at: Option<Timestamp>,
     /// The last finished propagation that carried it.
@@ -141,6 +143,8 @@ pub struct State {
     pub requests: Vec<Request>,
     /// By archive and digest of its head, the requests for which that generation was searched, edited where needed, and verified.
     processed: HashMap<ArchiveId, HashMap<String, BTreeSet<Arc<str>>>>,
+    /// Requests that were given identities, and that no run was started for since.
+    reopened: BTreeSet<Arc<str>>,
     /// What was done, by request and archive: collections and counts.
     pub counts: BTreeMap<(String, ArchiveId), Done>,
     /// Names of collections and requests, each once: there are as many counts as people times archives.
@@ -227,6 +231,11 @@ impl State {
         self.processed.get(archive).and_then(|generations| generations.get(digest)).is_some_and(|requests| requests.contains(request))
     }
 
+    /// Requests that were given identities after this entry.
+    pub fn given_identities_since(&self, seq: u64) -> impl Iterator<Item = &Request> {
+        self.requests.iter().filter(move |r| r.confirmed.is_some_and(|confirmed| confirmed > seq))
+    }
+
     fn archive(&mut self, dataset: String, archive: ArchiveId) -> &mut ArchiveFacts {
         self.archives.entry((dataset, archive)).or_default()
     }
@@ -285,6 +294,8 @@ impl State {
                 let before = self.processed.get(&archive).and_then(|generations| generations.get(&previous));
                 let carried = before.cloned().unwrap_or_default();
                 self.process(archive, &digest, carried);
+                // A run that began before identities were added did not search for them.
+                let complete = complete.iter().filter(|request| !self.reopened.contains(request.as_str())).cloned().collect::<Vec<_>>();
                 let complete = complete.iter().map(|request| self.named(request)).collect();
                 self.process(archive, &digest, complete);
                 self.count(archive, &counts);
@@ -347,6 +358,7 @@ impl State {
                     hold: None,
                     ended: None,
                     started: Vec::new(),
+                    confirmed: None,
                     effective_at: None,
                     finished: None,
                     still_live: Vec::new(),
@@ -382,8 +394,11 @@ impl State {
                 for requests in self.processed.values_mut().flat_map(HashMap::values_mut) {
                     requests.remove(request.as_str());
                 }
+                let name = self.named(&request);
+                self.reopened.insert(name);
                 if let Some(r) = self.find(&request) {
                     r.started.clear();
+                    r.confirmed = Some(seq);
                     for (dataset, tokens) in datasets {
                         r.datasets.entry(dataset).or_default().extend(tokens);
                     }
@@ -391,6 +406,7 @@ impl State {
             }
             Event::PropagationStarted { requests, effective_at, .. } => {
                 for id in requests {
+                    self.reopened.remove(id.as_str());
                     if let Some(r) = self.find(&id) {
                         r.clock.progress = Progress::Propagating;
                         r.started.push(seq);
@@ -398,7 +414,13 @@ impl State {
                     }
                 }
             }
-            Event::PropagationFinished { done, partial, mut archives, gone, scope, policies, listing, storage, .. } => {
+            Event::PropagationFinished { started, mut done, mut partial, mut archives, gone, scope, policies, listing, storage } => {
+                // Whoever was given identities meanwhile was not searched for by them.
+                let stale: BTreeSet<String> = self.given_identities_since(started).map(|r| r.id.clone()).collect();
+                if !stale.is_empty() {
+                    archives.iter_mut().for_each(|a| a.complete.retain(|request| !stale.contains(request)));
+                    partial.extend(done.extract_if(.., |request| stale.contains(request)));
+                }
                 // Also of those that are done in part: what was destroyed for them is destroyed.
                 self.since_exports(|s| s.erased.extend(done.iter().chain(&partial).cloned()));
                 for outcome in &mut archives {
