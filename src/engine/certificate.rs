@@ -171,7 +171,7 @@ fn surviving(session: &Session, request: &str, archives: &[Arc<ArchiveOutcome>])
 fn admitted_late(session: &Session, state: &State, request: &Request) -> Result<Vec<Value>> {
     let mut out = Vec::new();
     for ((dataset, archive), facts) in &state.archives {
-        let is_older = facts.created_at.zip(request.effective_at).is_some_and(|(made, erased)| made < erased);
+        let is_older = facts.created_at.is_some_and(|made| request.is_later_than(made, facts));
         let digest = facts.highest.as_ref().map(|(_, digest)| digest.as_str()).unwrap_or_default();
         let late = facts.host.is_some() && facts.sealed > request.started.first().copied();
         let concerned = late && is_older && !facts.rotated && request.datasets.contains_key(dataset);

@@ -31,6 +31,8 @@ pub struct Request {
     pub started: Vec<u64>,
     /// Sequence number of the last entry that added identities.
     pub confirmed: Option<u64>,
+    /// Sequence number of the first propagation that carried it.
+    pub began: Option<u64>,
     /// Moment of the first propagation.
     pub effective_at: Option<Timestamp>,
     /// The last finished propagation that carried it.
@@ -42,6 +44,12 @@ pub struct Request {
 }
 
 impl Request {
+    /// Whether an archive was there when the erasure began: made before, as it says, or known before.
+    pub fn is_later_than(&self, made: Timestamp, facts: &ArchiveFacts) -> bool {
+        let began = self.started.first().copied().or(self.began);
+        self.effective_at.is_some_and(|e| e > made) || facts.refused.zip(began).is_some_and(|(refused, began)| refused < began)
+    }
+
     /// Where it stands at `now`.
     pub fn stage(&self, now: Timestamp) -> policy::State {
         self.clock.state(now)
@@ -88,6 +96,8 @@ pub struct ArchiveFacts {
     pub rotated: bool,
     /// Number of the entry that says that it was made.
     pub sealed: Option<u64>,
+    /// Number of the entry that refused it first, while it was in the intake: it was there by then, whatever its host's clock said.
+    pub refused: Option<u64>,
     /// Its backup time, as whoever made it said.
     pub created_at: Option<Timestamp>,
     /// The put-only host that handed it in.
@@ -155,6 +165,8 @@ pub struct State {
     pub last_drill: BTreeMap<String, Timestamp>,
     /// Archives in the intake that did not check when that was last tried, and why.
     pub refused: BTreeMap<(String, ArchiveId), String>,
+    /// Number of the entry that refused an archive first.
+    first_refused: BTreeMap<(String, ArchiveId), u64>,
     /// Exports of the keys, oldest first.
     pub exports: Vec<KeyExport>,
     /// Number of the last entry.
@@ -278,12 +290,16 @@ impl State {
     fn apply(&mut self, seq: u64, at: Timestamp, actor: &str, event: Event) {
         match event {
             Event::ArchiveSealed { dataset, archive, digest, created_at, admitted } => {
-                self.refused.remove(&(dataset.clone(), archive));
+                let name = (dataset.clone(), archive);
+                self.refused.remove(&name);
+                let refused = self.first_refused.get(&name).copied();
                 let facts = self.archive(dataset, archive);
+                facts.refused = refused;
                 (facts.highest, facts.sealed) = (Some((1, digest)), Some(seq));
                 (facts.created_at, facts.host) = (Some(created_at), admitted.map(|(host, _)| host));
             }
             Event::IntakeRefused { dataset, archive, why } => {
+                self.first_refused.entry((dataset.clone(), archive)).or_insert(seq);
                 self.refused.insert((dataset, archive), why);
             }
             Event::IntakeDiscarded { dataset, archive, .. } => {
@@ -359,6 +375,7 @@ impl State {
                     ended: None,
                     started: Vec::new(),
                     confirmed: None,
+                    began: None,
                     effective_at: None,
                     finished: None,
                     still_live: Vec::new(),
@@ -410,6 +427,7 @@ impl State {
                     if let Some(r) = self.find(&id) {
                         r.clock.progress = Progress::Propagating;
                         r.started.push(seq);
+                        r.began.get_or_insert(seq);
                         r.effective_at.get_or_insert(effective_at);
                     }
                 }
