@@ -3,7 +3,7 @@
 use super::archive::OpenArchive;
 use super::blocks::MarksCache;
 use super::event::Event;
-use super::state::State;
+use super::state::{Request, State};
 use crate::catalog::Catalog;
 use crate::config::{self, Config};
 use crate::env::Env;
@@ -290,6 +290,26 @@ impl Session {
         let state = self.state()?;
         names.extend(state.archives.iter().filter(|(_, f)| !f.rotated && f.highest.is_some()).map(|((d, _), _)| d.clone()));
         Ok(names.into_iter().collect())
+    }
+
+    /// Stored datasets that a request does not cover; an empty one that the configuration does not know is none.
+    pub fn not_covered(&self, request: &Request) -> Result<Vec<String>> {
+        let mut out = Vec::new();
+        for name in self.dataset_names()?.into_iter().filter(|name| !request.datasets.contains_key(name)) {
+            if self.config.datasets.contains_key(&name) || self.is_unknown(&name)? {
+                out.push(name);
+            }
+        }
+        Ok(out)
+    }
+
+    /// Whether a dataset has archives and the configuration does not know it: renamed there or dropped from it, so that nobody looks into them.
+    pub fn is_unknown(&self, name: &str) -> Result<bool> {
+        if self.config.datasets.contains_key(name) {
+            return Ok(false);
+        }
+        let is_known = self.state()?.archives.iter().any(|((d, _), f)| d == name && !f.rotated && f.highest.is_some());
+        Ok(is_known || !self.repo.pending(name)?.is_empty() || !self.repo.location().data.list(&format!("archives/{name}/"))?.is_empty())
     }
 
     /// Archives that the ledger knows and the store does not have: neither rotated out nor damaged, but gone.
