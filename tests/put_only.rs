@@ -237,6 +237,27 @@ fn an_archive_that_was_refused_before_the_erasure_began_is_erased_from_when_it_i
 }
 
 #[test]
+fn the_lost_keys_of_a_dataset_with_nothing_but_an_intake_are_named_and_never_made_anew() {
+    let dir = scratch();
+    let shop = Shop::new(&dir.path().join("shop"), true);
+    shop.run(OPENED, &["init", "--put-only-key", "put.key"]).ok();
+    let ids = shop.request();
+    let archive = hand_in(&shop, OPENED);
+    let keys = shop.path("keys/datasets/crm");
+    let bytes = std::fs::read(&keys).unwrap();
+    std::fs::remove_file(&keys).unwrap();
+    for args in [&["propagate"][..], &["backup"], &["intake", "admit"], &["subject", "find", "--identity-file", "identity0.yaml"]] {
+        let ran = shop.run(DUE, args).exits(6);
+        assert!(ran.stderr.contains("datasets/crm"), "{args:?}: {}", ran.stderr);
+        assert!(!keys.exists(), "{args:?}");
+    }
+    std::fs::write(&keys, bytes).unwrap();
+    let report = shop.run(DUE, &["propagate", "--json"]).ok().json();
+    assert_eq!(report["requests"][0]["archives"][0]["archive"], archive.as_str());
+    assert_eq!(shop.run(DUE, &["certificate", &ids[0]]).ok().json()["body"]["result"], "PASS");
+}
+
+#[test]
 fn a_tampered_intake_is_refused_named_and_kept_until_it_is_thrown_away() {
     let dir = scratch();
     let base = shop(dir.path());

@@ -276,12 +276,22 @@ impl Session {
     fn refuse_lost_keys(&self, name: &str) -> Result<()> {
         let state = self.state()?;
         let archives = state.archives.iter().filter(|((d, _), f)| d == name && !f.rotated && f.highest.is_some()).count();
-        if archives == 0 {
+        let detail = if archives > 0 {
+            format!("it is missing, and without it none of the dataset's {archives} archives can be opened; put it back from a copy")
+        } else if self.has_remains(name)? && self.repo.dataset(name)?.is_none() {
+            "it is missing, and there are heads, key sheets or archives in the intake that cannot be opened without it; put it back from a copy".into()
+        } else {
             return Ok(());
-        }
-        let detail =
-            format!("it is missing, and without it none of the dataset's {archives} archives can be opened; put it back from a copy");
+        };
         Err(Error::damaged(format!("datasets/{name}"), detail))
+    }
+
+    /// Whether something lies under a dataset's name that is only written when its keys are there. What is in the intake is in no ledger yet.
+    fn has_remains(&self, name: &str) -> Result<bool> {
+        let place = self.repo.location();
+        Ok(!self.repo.pending(name)?.is_empty()
+            || !place.data.list(&format!("archives/{name}/"))?.is_empty()
+            || !place.keys.list(&format!("sheets/{name}/"))?.is_empty())
     }
 
     /// Names of the datasets that are stored, or that the ledger knows archives of.
