@@ -216,6 +216,48 @@ fn what_is_admitted_late_is_never_certified_and_never_handed_out() {
 }
 
 #[test]
+fn an_archive_that_was_refused_before_the_erasure_began_is_erased_from_when_it_is_admitted() {
+    let dir = scratch();
+    let shop = Shop::new(&dir.path().join("shop"), true);
+    shop.run(OPENED, &["init", "--put-only-key", "put.key"]).ok();
+    // The host's clock is days ahead: the archive claims to be made after the erasure.
+    let archive = hand_in(&shop, "2026-10-20T01:00:00Z");
+    let ids = shop.request();
+    let ran = shop.run(DUE, &["propagate"]).exits(3);
+    assert!(ran.stderr.contains("not admitted, so not searched"), "{}", ran.stderr);
+    let later = "2026-10-21T01:00:00Z";
+    shop.run(later, &["intake", "admit"]).ok();
+    assert_eq!(shop.run(later, &["certificate", &ids[0]]).exits(3).json()["body"]["result"], "UNKNOWN");
+    let tree = shop.restore_one(&shop.open(later).unwrap(), &archive).unwrap();
+    assert_eq!(knows_the_erased(&tree), None, "the gate stands between");
+    let report = shop.run(later, &["propagate", "--json"]).ok().json();
+    let touched = &report["requests"][0]["archives"];
+    assert!(touched.as_array().unwrap().iter().any(|a| a["archive"] == archive.as_str() && a["generation_after"] == 2), "{touched:#}");
+    assert_eq!(shop.run(later, &["certificate", &ids[0]]).ok().json()["body"]["result"], "PASS");
+}
+
+#[test]
+fn the_lost_keys_of_a_dataset_with_nothing_but_an_intake_are_named_and_never_made_anew() {
+    let dir = scratch();
+    let shop = Shop::new(&dir.path().join("shop"), true);
+    shop.run(OPENED, &["init", "--put-only-key", "put.key"]).ok();
+    let ids = shop.request();
+    let archive = hand_in(&shop, OPENED);
+    let keys = shop.path("keys/datasets/crm");
+    let bytes = std::fs::read(&keys).unwrap();
+    std::fs::remove_file(&keys).unwrap();
+    for args in [&["propagate"][..], &["backup"], &["intake", "admit"], &["subject", "find", "--identity-file", "identity0.yaml"]] {
+        let ran = shop.run(DUE, args).exits(6);
+        assert!(ran.stderr.contains("datasets/crm"), "{args:?}: {}", ran.stderr);
+        assert!(!keys.exists(), "{args:?}");
+    }
+    std::fs::write(&keys, bytes).unwrap();
+    let report = shop.run(DUE, &["propagate", "--json"]).ok().json();
+    assert_eq!(report["requests"][0]["archives"][0]["archive"], archive.as_str());
+    assert_eq!(shop.run(DUE, &["certificate", &ids[0]]).ok().json()["body"]["result"], "PASS");
+}
+
+#[test]
 fn a_tampered_intake_is_refused_named_and_kept_until_it_is_thrown_away() {
     let dir = scratch();
     let base = shop(dir.path());

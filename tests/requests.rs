@@ -359,6 +359,142 @@ fn a_request_carried_out_of_turn_does_not_finish_another() {
     assert_eq!((traces(&dir, 7), traces(&dir, 8), replayed), ((0, 0, 0), (0, 0, 0), 0));
 }
 
+/// Does something once, when a phase of this name begins.
+struct During(&'static str, std::sync::Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl During {
+    fn of(place: &Place, phase: &'static str, act: impl FnOnce() + Send + 'static) -> Session {
+        let mut session = place.open();
+        session.env.monitor = Arc::new(During(phase, std::sync::Mutex::new(Some(Box::new(act)))));
+        session
+    }
+}
+
+impl reseal::env::Monitor for During {
+    fn phase(&self, name: &str, _: Option<u64>) {
+        if name.starts_with(self.0)
+            && let Some(act) = self.1.lock().unwrap().take()
+        {
+            act();
+        }
+    }
+    fn advance(&self, _: u64) {}
+    fn warn(&self, _: &str) {}
+    fn detail(&self, _: &str) {}
+}
+
+#[test]
+fn identities_are_not_added_while_a_propagation_runs() {
+    let (place, session) = place("");
+    let archive = night(&session, "crm").head.archive;
+    let ids = ask(&place, &session, &email(7));
+    drop(session);
+    let (other, id) = (place.open(), ids[0].clone());
+    let running = During::of(&place, "verifying", move || {
+        let added = request::add_identities(&other, &id, &email(8));
+        assert!(matches!(added, Err(reseal::Error::Locked { .. })), "{added:?}");
+    });
+    assert_complete(&propagate(&running, Scope::Changed));
+    // It is over now, and says so.
+    let session = place.open();
+    assert!(matches!(request::add_identities(&session, &ids[0], &email(8)), Err(reseal::Error::Refused(_))));
+    let (dir, _) = restored(&place, &session, &archive, "out");
+    assert_eq!((traces(&dir, 7), traces(&dir, 8)), ((0, 0, 0), (1, 1, 1)));
+}
+
+/// A lease can run out: what the ledger says decides.
+#[test]
+fn a_request_that_was_given_identities_during_its_propagation_is_not_done() {
+    let (place, session) = place("");
+    night(&session, "crm");
+    let ids = ask(&place, &session, &email(7));
+    drop(session);
+    let (other, id) = (place.open(), ids[0].clone());
+    let running = During::of(&place, "verifying", move || {
+        let request = other.state().unwrap().request(&id).unwrap().clone();
+        other.record(&Event::IdentitiesConfirmed { request: id, datasets: request.datasets }).unwrap();
+    });
+    let report = propagate(&running, Scope::Changed);
+    assert_eq!((&report.partial, report.done.len()), (&ids, 0), "{report:#?}");
+    let session = place.open();
+    assert_eq!(stage(&session, &ids[0]), State::Partial);
+    assert_eq!(session.repo.list_sealed("requests/").unwrap().len(), 1, "they are needed");
+    assert_eq!(reseal::engine::certificate::make(&session, &ids[0]).unwrap()["body"]["result"], "UNKNOWN");
+    let state = session.state().unwrap();
+    let listed = session.heads("crm").unwrap().latest.remove(0);
+    assert!(!state.was_processed(&ids[0], &listed.head.archive, &listed.digest));
+    let report = propagate(&session, Scope::Changed);
+    assert_complete(&report);
+    assert_eq!(report.done, ids);
+    assert_eq!(reseal::engine::certificate::make(&session, &ids[0]).unwrap()["body"]["result"], "PASS");
+}
+
+/// A dataset `notes` besides, with this map.
+fn with_notes(map: &str) -> Place {
+    let notes = format!("  notes:\n    source:\n      paths: [./notes]\n    unmapped: preserve\n    collections:\n      - {map}\n");
+    let place = Place::new(&format!("{}{notes}", config("")));
+    fill(&place, 40);
+    std::fs::create_dir(place.path("notes")).unwrap();
+    std::fs::write(place.path("notes/calls.csv"), "Day,note\n1,call person7@example.org back\n2,call person8@example.org back\n").unwrap();
+    place
+}
+
+fn not_covered(certificate: &serde_json::Value) -> Vec<String> {
+    let listed = certificate["body"]["not_covered"].as_array().unwrap();
+    listed.iter().filter_map(|l| l.as_str()).filter(|l| l.starts_with("dataset ")).map(String::from).collect()
+}
+
+#[test]
+fn a_dataset_of_which_only_text_is_searched_is_not_skipped() {
+    let place = with_notes("{name: notes, entry: \"*.csv\", on_erase: anonymize, fields: {note: {scan: identities}}}");
+    let session = small::init(&place);
+    night(&session, "crm");
+    let archive = night(&session, "notes").head.archive;
+    let report = erase(&place, &session, &email(7), Scope::Full);
+    let certificate = reseal::engine::certificate::make(&session, &report.done[0]).unwrap();
+    assert_eq!((&certificate["body"]["result"], not_covered(&certificate).len()), (&"PASS".into(), 0));
+    let (dir, _) = restored(&place, &session, &archive, "out");
+    let text = std::fs::read_to_string(dir.join("notes/calls.csv")).unwrap();
+    assert!(!text.contains("person7") && text.contains("person8@example.org"), "{text}");
+}
+
+#[test]
+fn a_dataset_that_a_request_is_not_about_is_named_in_its_certificate() {
+    // No kind of identity that the request has.
+    let place = with_notes("{name: notes, entry: \"*.csv\", on_erase: delete, fields: {Day: {identity: day}}}");
+    let session = small::init(&place);
+    night(&session, "crm");
+    night(&session, "notes");
+    let report = erase(&place, &session, &email(7), Scope::Changed);
+    let certificate = reseal::engine::certificate::make(&session, &report.done[0]).unwrap();
+    assert_eq!(certificate["body"]["result"], "PASS");
+    assert_eq!(not_covered(&certificate), ["dataset notes: the request is not about it"]);
+}
+
+#[test]
+fn a_dataset_with_archives_that_the_configuration_does_not_know_keeps_every_certificate_from_a_pass() {
+    let place = with_notes("{name: notes, entry: \"*.csv\", on_erase: delete, fields: {note: {identity: email}}}");
+    let session = small::init(&place);
+    night(&session, "crm");
+    night(&session, "notes");
+    drop(session);
+    let path = place.path("reseal.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("  notes:\n", "  renamed:\n")).unwrap();
+    let session = place.open();
+    let report = erase(&place, &session, &email(7), Scope::Changed);
+    let certificate = reseal::engine::certificate::make(&session, &report.done[0]).unwrap();
+    assert_eq!(certificate["body"]["result"], "UNKNOWN");
+    let listed = not_covered(&certificate);
+    assert!(listed.len() == 1 && listed[0].starts_with("dataset notes: it has archives"), "{listed:?}");
+    // Under its name again, another request is about it.
+    std::fs::write(&path, text).unwrap();
+    let session = place.open();
+    let report = erase(&place, &session, &email(8), Scope::Changed);
+    let certificate = reseal::engine::certificate::make(&session, &report.done[0]).unwrap();
+    assert_eq!((&certificate["body"]["result"], not_covered(&certificate).len()), (&"PASS".into(), 0));
+}
+
 /// One entry of an archive cannot be edited, another can: the archive is re-sealed, and still nobody believes that it is done.
 #[test]
 fn an_archive_that_was_done_in_part_stays_to_be_done() {

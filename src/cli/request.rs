@@ -92,7 +92,15 @@ fn open(cx: &Context, session: &Session, args: &RequestOpen) -> Result<u8> {
             args.identity_file.display()
         ));
     }
-    let objects: Vec<Value> = requests.iter().map(|r| object(r, now)).collect();
+    let mut objects = Vec::new();
+    for r in &requests {
+        let (mut object, not_covered) = (object(r, now), session.not_covered(r)?);
+        if !not_covered.is_empty() {
+            cx.ui.say(&format!("request {} does not cover {}", r.id, not_covered.join(", ")));
+        }
+        object["not_covered"] = not_covered.into();
+        objects.push(object);
+    }
     cx.ui.object(&json!({ "request": objects.first(), "requests": objects }));
     Ok(DONE)
 }

@@ -37,6 +37,22 @@ pub fn make(session: &Session, id: &str) -> Result<Value> {
     let late = admitted_late(session, &state, request)?;
     let nothing_left = late.is_empty();
     surviving.extend(late);
+    let mut not_covered: Vec<String> = [
+        "the live source, which is the controller's own to erase",
+        "copies of the repository that were made before together with a key slot and its secret",
+    ]
+    .map(String::from)
+    .into();
+    let mut all_known = true;
+    for name in session.not_covered(request)? {
+        if session.is_unknown(&name)? {
+            all_known = false;
+            not_covered
+                .push(format!("dataset {name}: it has archives, and the configuration does not know it, so nobody looked into them"));
+        } else {
+            not_covered.push(format!("dataset {name}: the request is not about it"));
+        }
+    }
     let exports: Vec<Value> = state.exports_holding(&request.id).map(export_json).collect();
     let ledger = session.ledger();
     let position = ledger.entries().iter().find(|e| e.seq == finished.seq).map(|e| hex::encode(e.hash));
@@ -57,7 +73,7 @@ pub fn make(session: &Session, id: &str) -> Result<Value> {
         "completed_at": finished.at.to_string(),
         "performed_by": finished.actor,
         "state": request.stage(session.now()).to_string(),
-        "result": result_word(&request.id, finished.done, finished.gone, &finished.archives, nothing_left && exports.is_empty()),
+        "result": result_word(&request.id, finished.done, finished.gone, &finished.archives, nothing_left && all_known && exports.is_empty()),
         "sanitization": {
             "method": "cryptographic erase and deletion",
             "technique": "records removed or rewritten inside the archives; affected chunks sealed anew under new keys; keys of the old chunks destroyed; old ciphertext wiped or deleted",
@@ -81,10 +97,7 @@ pub fn make(session: &Session, id: &str) -> Result<Value> {
         "archives": archives,
         "surviving_copies": surviving,
         "surviving_key_exports": exports,
-        "not_covered": [
-            "the live source, which is the controller's own to erase",
-            "copies of the repository that were made before together with a key slot and its secret",
-        ],
+        "not_covered": not_covered,
         "audit": { "entry": finished.seq, "hash": position },
     });
     drop(ledger);
@@ -171,7 +184,7 @@ fn surviving(session: &Session, request: &str, archives: &[Arc<ArchiveOutcome>])
 fn admitted_late(session: &Session, state: &State, request: &Request) -> Result<Vec<Value>> {
     let mut out = Vec::new();
     for ((dataset, archive), facts) in &state.archives {
-        let is_older = facts.created_at.zip(request.effective_at).is_some_and(|(made, erased)| made < erased);
+        let is_older = facts.created_at.is_some_and(|made| request.is_later_than(made, facts));
         let digest = facts.highest.as_ref().map(|(_, digest)| digest.as_str()).unwrap_or_default();
         let late = facts.host.is_some() && facts.sealed > request.started.first().copied();
         let concerned = late && is_older && !facts.rotated && request.datasets.contains_key(dataset);

@@ -315,10 +315,11 @@ fn configured_check(check: &DrillCheck, files: &[(String, PathBuf)]) -> (Verdict
 /// Nobody in the ledger may be in what comes out.
 fn nobody_erased(session: &Session, config: &config::Dataset, out: &super::gate::Outgoing) -> Result<(Verdict, String)> {
     let state = session.state()?;
+    let facts = state.facts(&config.name, &out.listed.head.archive);
     let people: Vec<&[super::event::IdentityTokens]> = state
         .requests
         .iter()
-        .filter(|r| r.effective_at.is_some_and(|e| e > out.listed.head.created_at))
+        .filter(|r| r.is_later_than(out.listed.head.created_at, &facts))
         .filter_map(|r| r.datasets.get(&config.name).map(Vec::as_slice))
         .collect();
     if people.is_empty() {

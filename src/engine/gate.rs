@@ -40,9 +40,10 @@ pub struct Gated {
 /// The erasures that an archive has not seen yet.
 pub fn outstanding<'a>(session: &Session, requests: &'a [Request], dataset: &str, listed: &Listed) -> Result<Vec<&'a Request>> {
     let state = session.state()?;
+    let facts = state.facts(dataset, &listed.head.archive);
     Ok(requests
         .iter()
-        .filter(|r| r.datasets.contains_key(dataset) && r.effective_at.is_some_and(|e| e > listed.head.created_at))
+        .filter(|r| r.datasets.contains_key(dataset) && r.is_later_than(listed.head.created_at, &facts))
         .filter(|r| !plan_is_processed(&state, listed, &[*r]))
         .collect())
 }

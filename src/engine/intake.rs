@@ -52,7 +52,10 @@ fn is_about_the_archive(e: &Error) -> bool {
 pub fn admit(session: &Session, config: &config::Dataset, lease: &Lease) -> Result<Report> {
     let mut report = Report::default();
     let pending = session.repo.pending(&config.name)?;
-    let Some(dataset) = (if pending.is_empty() { None } else { session.repo.dataset(&config.name)? }) else { return Ok(report) };
+    if pending.is_empty() {
+        return Ok(report);
+    }
+    let dataset = session.dataset(&config.name)?;
     session.ledger().catch_up()?;
     session.env.monitor.phase(&format!("admitting archives of {}", config.name), Some(pending.len() as u64));
     let mut packs = BTreeSet::new();
@@ -229,7 +232,9 @@ pub fn discard(session: &Session, wanted: &str, reason: &str) -> Result<(String,
         return Err(Error::Usage("the reason is empty".into()));
     }
     let mut hits = Vec::new();
-    for name in session.repo.datasets()? {
+    // Also of datasets whose keys are lost.
+    let names: BTreeSet<String> = session.repo.datasets()?.into_iter().chain(session.config.datasets.keys().cloned()).collect();
+    for name in names {
         hits.extend(session.repo.pending(&name)?.into_iter().filter(|p| p.archive.to_string().starts_with(&wanted.to_lowercase())));
     }
     let found = match (hits.pop(), hits.pop()) {

@@ -73,6 +73,14 @@ pub fn open(session: &Session, opening: &Opening) -> Result<Vec<String>> {
     if configs.is_empty() {
         return Err(Error::Usage("no dataset has a data map, so no record could be found; add `collections` to the configuration".into()));
     }
+    for name in session.dataset_names()? {
+        if session.is_unknown(&name)? {
+            session.env.monitor.warn(&format!(
+                "dataset {name} has archives, and the configuration does not know it: nobody is looked for in them, and no certificate says PASS. \
+                 Put it back into the configuration, under its name"
+            ));
+        }
+    }
     let mut kinds = BTreeMap::new();
     for c in &configs {
         kinds.extend(kinds_of(&c.map));
@@ -104,7 +112,9 @@ fn open_one(
         let dataset = session.create_dataset(&config.name)?;
         let tokens = ledger_tokens(&subject, &config.map, dataset.token_key());
         let known = kinds_of(&config.map);
-        let tokens: Vec<_> = tokens.into_iter().filter(|t| known.contains_key(&t.kind)).collect();
+        // Text is searched for every identity, of whatever kind.
+        let searched = config.map.collections.iter().any(|c| c.fields.values().any(|f| f.scan));
+        let tokens: Vec<_> = tokens.into_iter().filter(|t| searched || known.contains_key(&t.kind)).collect();
         if tokens.is_empty() {
             continue;
         }
@@ -193,8 +203,15 @@ pub fn came_back(session: &Session, id: &str, reason: String) -> Result<()> {
     Ok(())
 }
 
-/// Adds identities to an open request: those that a plan proposed, confirmed by a person.
+/// Adds identities to an open request: those that a plan proposed, confirmed by a person. Not while a run may be searching without them.
 pub fn add_identities(session: &Session, id: &str, text: &str) -> Result<()> {
+    let mut leases = Vec::new();
+    for name in session.state()?.request(id)?.datasets.keys() {
+        leases.push(session.repo.lease(name, super::LEASE_TTL)?);
+    }
+    leases.push(session.repo.lease(LEASE, super::LEASE_TTL)?);
+    // Under the leases: it may be over by now.
+    session.ledger().catch_up()?;
     let state = session.state()?;
     let request = state.request(id)?;
     if request.stage(session.now()).is_final() {

@@ -3,7 +3,7 @@
 use super::archive::OpenArchive;
 use super::blocks::MarksCache;
 use super::event::Event;
-use super::state::State;
+use super::state::{Request, State};
 use crate::catalog::Catalog;
 use crate::config::{self, Config};
 use crate::env::Env;
@@ -276,12 +276,22 @@ impl Session {
     fn refuse_lost_keys(&self, name: &str) -> Result<()> {
         let state = self.state()?;
         let archives = state.archives.iter().filter(|((d, _), f)| d == name && !f.rotated && f.highest.is_some()).count();
-        if archives == 0 {
+        let detail = if archives > 0 {
+            format!("it is missing, and without it none of the dataset's {archives} archives can be opened; put it back from a copy")
+        } else if self.has_remains(name)? && self.repo.dataset(name)?.is_none() {
+            "it is missing, and there are heads, key sheets or archives in the intake that cannot be opened without it; put it back from a copy".into()
+        } else {
             return Ok(());
-        }
-        let detail =
-            format!("it is missing, and without it none of the dataset's {archives} archives can be opened; put it back from a copy");
+        };
         Err(Error::damaged(format!("datasets/{name}"), detail))
+    }
+
+    /// Whether something lies under a dataset's name that is only written when its keys are there. What is in the intake is in no ledger yet.
+    fn has_remains(&self, name: &str) -> Result<bool> {
+        let place = self.repo.location();
+        Ok(!self.repo.pending(name)?.is_empty()
+            || !place.data.list(&format!("archives/{name}/"))?.is_empty()
+            || !place.keys.list(&format!("sheets/{name}/"))?.is_empty())
     }
 
     /// Names of the datasets that are stored, or that the ledger knows archives of.
@@ -290,6 +300,26 @@ impl Session {
         let state = self.state()?;
         names.extend(state.archives.iter().filter(|(_, f)| !f.rotated && f.highest.is_some()).map(|((d, _), _)| d.clone()));
         Ok(names.into_iter().collect())
+    }
+
+    /// Stored datasets that a request does not cover; an empty one that the configuration does not know is none.
+    pub fn not_covered(&self, request: &Request) -> Result<Vec<String>> {
+        let mut out = Vec::new();
+        for name in self.dataset_names()?.into_iter().filter(|name| !request.datasets.contains_key(name)) {
+            if self.config.datasets.contains_key(&name) || self.is_unknown(&name)? {
+                out.push(name);
+            }
+        }
+        Ok(out)
+    }
+
+    /// Whether a dataset has archives and the configuration does not know it: renamed there or dropped from it, so that nobody looks into them.
+    pub fn is_unknown(&self, name: &str) -> Result<bool> {
+        if self.config.datasets.contains_key(name) {
+            return Ok(false);
+        }
+        let is_known = self.state()?.archives.iter().any(|((d, _), f)| d == name && !f.rotated && f.highest.is_some());
+        Ok(is_known || !self.repo.pending(name)?.is_empty() || !self.repo.location().data.list(&format!("archives/{name}/"))?.is_empty())
     }
 
     /// Archives that the ledger knows and the store does not have: neither rotated out nor damaged, but gone.

@@ -29,6 +29,10 @@ pub struct Request {
     pub ended: Option<String>,
     /// Sequence numbers of the propagations that carried it, in order.
     pub started: Vec<u64>,
+    /// Sequence number of the last entry that added identities.
+    pub confirmed: Option<u64>,
+    /// Sequence number of the first propagation that carried it.
+    pub began: Option<u64>,
     /// Moment of the first propagation.
     pub effective_at: Option<Timestamp>,
     /// The last finished propagation that carried it.
@@ -40,6 +44,12 @@ pub struct Request {
 }
 
 impl Request {
+    /// Whether an archive was there when the erasure began: made before, as it says, or known before.
+    pub fn is_later_than(&self, made: Timestamp, facts: &ArchiveFacts) -> bool {
+        let began = self.started.first().copied().or(self.began);
+        self.effective_at.is_some_and(|e| e > made) || facts.refused.zip(began).is_some_and(|(refused, began)| refused < began)
+    }
+
     /// Where it stands at `now`.
     pub fn stage(&self, now: Timestamp) -> policy::State {
         self.clock.state(now)
@@ -86,6 +96,8 @@ pub struct ArchiveFacts {
     pub rotated: bool,
     /// Number of the entry that says that it was made.
     pub sealed: Option<u64>,
+    /// Number of the entry that refused it first, while it was in the intake: it was there by then, whatever its host's clock said.
+    pub refused: Option<u64>,
     /// Its backup time, as whoever made it said.
     pub created_at: Option<Timestamp>,
     /// The put-only host that handed it in.
@@ -141,6 +153,8 @@ pub struct State {
     pub requests: Vec<Request>,
     /// By archive and digest of its head, the requests for which that generation was searched, edited where needed, and verified.
     processed: HashMap<ArchiveId, HashMap<String, BTreeSet<Arc<str>>>>,
+    /// Requests that were given identities, and that no run was started for since.
+    reopened: BTreeSet<Arc<str>>,
     /// What was done, by request and archive: collections and counts.
     pub counts: BTreeMap<(String, ArchiveId), Done>,
     /// Names of collections and requests, each once: there are as many counts as people times archives.
@@ -151,6 +165,8 @@ pub struct State {
     pub last_drill: BTreeMap<String, Timestamp>,
     /// Archives in the intake that did not check when that was last tried, and why.
     pub refused: BTreeMap<(String, ArchiveId), String>,
+    /// Number of the entry that refused an archive first.
+    first_refused: BTreeMap<(String, ArchiveId), u64>,
     /// Exports of the keys, oldest first.
     pub exports: Vec<KeyExport>,
     /// Number of the last entry.
@@ -227,6 +243,11 @@ impl State {
         self.processed.get(archive).and_then(|generations| generations.get(digest)).is_some_and(|requests| requests.contains(request))
     }
 
+    /// Requests that were given identities after this entry.
+    pub fn given_identities_since(&self, seq: u64) -> impl Iterator<Item = &Request> {
+        self.requests.iter().filter(move |r| r.confirmed.is_some_and(|confirmed| confirmed > seq))
+    }
+
     fn archive(&mut self, dataset: String, archive: ArchiveId) -> &mut ArchiveFacts {
         self.archives.entry((dataset, archive)).or_default()
     }
@@ -269,12 +290,16 @@ impl State {
     fn apply(&mut self, seq: u64, at: Timestamp, actor: &str, event: Event) {
         match event {
             Event::ArchiveSealed { dataset, archive, digest, created_at, admitted } => {
-                self.refused.remove(&(dataset.clone(), archive));
+                let name = (dataset.clone(), archive);
+                self.refused.remove(&name);
+                let refused = self.first_refused.get(&name).copied();
                 let facts = self.archive(dataset, archive);
+                facts.refused = refused;
                 (facts.highest, facts.sealed) = (Some((1, digest)), Some(seq));
                 (facts.created_at, facts.host) = (Some(created_at), admitted.map(|(host, _)| host));
             }
             Event::IntakeRefused { dataset, archive, why } => {
+                self.first_refused.entry((dataset.clone(), archive)).or_insert(seq);
                 self.refused.insert((dataset, archive), why);
             }
             Event::IntakeDiscarded { dataset, archive, .. } => {
@@ -285,6 +310,8 @@ impl State {
                 let before = self.processed.get(&archive).and_then(|generations| generations.get(&previous));
                 let carried = before.cloned().unwrap_or_default();
                 self.process(archive, &digest, carried);
+                // A run that began before identities were added did not search for them.
+                let complete = complete.iter().filter(|request| !self.reopened.contains(request.as_str())).cloned().collect::<Vec<_>>();
                 let complete = complete.iter().map(|request| self.named(request)).collect();
                 self.process(archive, &digest, complete);
                 self.count(archive, &counts);
@@ -347,6 +374,8 @@ impl State {
                     hold: None,
                     ended: None,
                     started: Vec::new(),
+                    confirmed: None,
+                    began: None,
                     effective_at: None,
                     finished: None,
                     still_live: Vec::new(),
@@ -382,8 +411,11 @@ impl State {
                 for requests in self.processed.values_mut().flat_map(HashMap::values_mut) {
                     requests.remove(request.as_str());
                 }
+                let name = self.named(&request);
+                self.reopened.insert(name);
                 if let Some(r) = self.find(&request) {
                     r.started.clear();
+                    r.confirmed = Some(seq);
                     for (dataset, tokens) in datasets {
                         r.datasets.entry(dataset).or_default().extend(tokens);
                     }
@@ -391,14 +423,22 @@ impl State {
             }
             Event::PropagationStarted { requests, effective_at, .. } => {
                 for id in requests {
+                    self.reopened.remove(id.as_str());
                     if let Some(r) = self.find(&id) {
                         r.clock.progress = Progress::Propagating;
                         r.started.push(seq);
+                        r.began.get_or_insert(seq);
                         r.effective_at.get_or_insert(effective_at);
                     }
                 }
             }
-            Event::PropagationFinished { done, partial, mut archives, gone, scope, policies, listing, storage, .. } => {
+            Event::PropagationFinished { started, mut done, mut partial, mut archives, gone, scope, policies, listing, storage } => {
+                // Whoever was given identities meanwhile was not searched for by them.
+                let stale: BTreeSet<String> = self.given_identities_since(started).map(|r| r.id.clone()).collect();
+                if !stale.is_empty() {
+                    archives.iter_mut().for_each(|a| a.complete.retain(|request| !stale.contains(request)));
+                    partial.extend(done.extract_if(.., |request| stale.contains(request)));
+                }
                 // Also of those that are done in part: what was destroyed for them is destroyed.
                 self.since_exports(|s| s.erased.extend(done.iter().chain(&partial).cloned()));
                 for outcome in &mut archives {

@@ -101,9 +101,20 @@ fn run(session: &Session, together: &[Request], options: &Options) -> Result<Rep
     let (storage, kept_elsewhere) = proof::storage(session);
     report.storage = storage;
     report.gone = report.gone.and(kept_elsewhere);
+    let mut reopened = BTreeSet::new();
+    session.ledger().catch_up()?;
+    for request in session.state()?.given_identities_since(report.started) {
+        // The searches may have been without them.
+        report.archives.iter_mut().for_each(|a| a.complete.retain(|id| *id != request.id));
+        reopened.insert(request.id.clone());
+    }
     for request in &plan {
+        if reopened.contains(&request.id) {
+            let id = &request.id;
+            session.env.monitor.warn(&format!("request {id} was given identities while it was carried out: run reseal propagate again"));
+        }
         let mut mine = report.archives.iter().filter(|a| request.datasets.contains_key(&a.dataset));
-        if mine.all(|a| a.complete.contains(&request.id)) && report.gone == Verdict::Pass {
+        if mine.all(|a| a.complete.contains(&request.id)) && report.gone == Verdict::Pass && !reopened.contains(&request.id) {
             report.done.push(request.id.clone());
         } else {
             report.partial.push(request.id.clone());

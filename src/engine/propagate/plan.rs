@@ -268,7 +268,7 @@ pub fn is_made_after(state: &State, listed: &Listed, requests: &[&Request]) -> b
     requests.iter().all(|r| {
         r.started.first().is_some_and(|started| match facts.sealed {
             // Handed in by a host before the erasure, and admitted only after it had begun.
-            Some(_) if facts.host.is_some() && r.effective_at.is_some_and(|e| e > listed.head.created_at) => false,
+            Some(_) if facts.host.is_some() && r.is_later_than(listed.head.created_at, &facts) => false,
             Some(sealed) => sealed > *started,
             // A backup that ended just before it could record the archive: a first generation names the ledger that it was made under.
             None => listed.head.generation == 1 && listed.head.ledger_epoch >= *started,
