@@ -372,10 +372,14 @@ fn an_interrupted_hand_in_leaves_nothing_and_an_interrupted_admission_is_complet
     assert!(std::process::Command::new("cp").arg("-r").arg(&copy).arg(&folder).status().unwrap().success());
     shop.run(OPENED, &["intake", "admit"]).ok();
     assert_eq!((archives(&shop, OPENED), intake(&shop)), (2, BTreeSet::new()));
-    // Without its head it was never handed in.
+    // Without its head, and without the lists that come after it, it was never handed in.
     shop.change(3);
+    let before = shop.objects("keys/known");
     let archive = hand_in(&shop, OPENED);
     std::fs::remove_file(shop.path("keys/intake/crm").join(&archive).join("head")).unwrap();
+    for list in shop.objects("keys/known").difference(&before) {
+        std::fs::remove_file(shop.path(list)).unwrap();
+    }
     let admitted = shop.run(OPENED, &["intake", "admit", "--json"]).ok().json();
     assert_eq!(admitted["intake"]["interrupted"], 1);
     shop.run(OPENED, &["rotate"]).ok();
@@ -396,4 +400,27 @@ fn an_interrupted_hand_in_leaves_nothing_and_an_interrupted_admission_is_complet
     shop.run(DUE, &["keys", "rotate"]).ok();
     shop.run(DUE, &["intake", "admit"]).ok();
     whole(&shop, DUE);
+}
+
+#[test]
+fn a_handed_in_archive_whose_head_is_away_is_no_interrupted_backup() {
+    let dir = scratch();
+    let shop = shop(dir.path());
+    shop.change(2);
+    hand_in(&shop, &night_time(2));
+    let head = intake(&shop).into_iter().find(|k| k.ends_with("/head")).unwrap();
+    let bytes = std::fs::read(shop.path(&head)).unwrap();
+    let before = intake(&shop);
+    std::fs::remove_file(shop.path(&head)).unwrap();
+    // Twice: what is remembered of it must not be forgotten by the first.
+    for _ in 0..2 {
+        let ran = shop.run(OPENED, &["intake", "admit"]).exits(3);
+        assert!(ran.stderr.contains("its head is missing"), "{}", ran.stderr);
+        shop.run(OPENED, &["rotate"]);
+    }
+    std::fs::write(shop.path(&head), bytes).unwrap();
+    assert_eq!(intake(&shop), before);
+    shop.run(OPENED, &["intake", "admit"]).ok();
+    assert_eq!(archives(&shop, OPENED), 2);
+    whole(&shop, OPENED);
 }

@@ -59,11 +59,19 @@ pub fn admit(session: &Session, config: &config::Dataset, lease: &Lease) -> Resu
     session.ledger().catch_up()?;
     session.env.monitor.phase(&format!("admitting archives of {}", config.name), Some(pending.len() as u64));
     let mut packs = BTreeSet::new();
-    let mut waiting = Vec::new();
+    let (mut waiting, mut headless) = (Vec::new(), Vec::new());
+    let listed = session.repo.location().keys.list(&format!("known/{}/", config.name))?;
     for p in pending {
         let is_archive = session.state()?.facts(&config.name, &p.archive).sealed.is_some();
         if p.is_complete && !is_archive {
             waiting.push(p);
+            continue;
+        }
+        // A host lists its packs only once the head is there: then that is missing now, and may be put back.
+        let had_head = session.state()?.refused.contains_key(&(config.name.clone(), p.archive))
+            || p.packs.iter().any(|pack| listed.iter().any(|o| o.key.rsplit('/').next() == Some(pack.to_string().as_str())));
+        if had_head && !is_archive {
+            headless.push(p);
             continue;
         }
         // What an interrupted backup left, or an admission that ended before it could clear up.
@@ -103,6 +111,10 @@ pub fn admit(session: &Session, config: &config::Dataset, lease: &Lease) -> Resu
             break;
         }
         waiting = failed.into_iter().map(|(p, _)| p).collect();
+    }
+    for p in headless {
+        let e = Error::damaged(format!("intake/{}/{}", config.name, p.archive), "its head is missing, and was there");
+        report.refused.push(refuse(session, p, &e)?);
     }
     // Lists that the hosts signed become the repository's; those of what was not admitted go, so that it is handed in again.
     session.repo.list_known(&dataset, &packs)?;
