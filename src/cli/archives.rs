@@ -6,7 +6,7 @@ use super::text::{self, Align, Table};
 use super::{DONE, FAILED};
 use crate::config;
 use crate::engine::rotate::facts_of;
-use crate::engine::session::Session;
+use crate::engine::session::{NO_HEAD, Session};
 use crate::engine::state::State;
 use crate::policy::retention::expires_at;
 use crate::repository::Listed;
@@ -61,7 +61,7 @@ pub fn run(cx: &Context, args: &Archives) -> Result<u8> {
             bad(key.clone(), e.to_string());
         }
         for archive in session.missing_archives(&name, &heads)? {
-            bad(format!("archives/{name}/{archive}"), "the ledger knows this archive, but its head is not in the store".into());
+            bad(format!("archives/{name}/{archive}"), NO_HEAD.into());
         }
         let ends = ends(&session, session.config.datasets.get(&name), &state, &heads.latest);
         for (listed, end) in heads.latest.iter().zip(ends) {

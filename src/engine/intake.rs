@@ -60,16 +60,16 @@ pub fn admit(session: &Session, config: &config::Dataset, lease: &Lease) -> Resu
     session.env.monitor.phase(&format!("admitting archives of {}", config.name), Some(pending.len() as u64));
     let mut packs = BTreeSet::new();
     let (mut waiting, mut headless) = (Vec::new(), Vec::new());
-    let listed = session.repo.location().keys.list(&format!("known/{}/", config.name))?;
+    // A host publishes the lists of its packs only once the head is there: then that is missing now, and may be put back.
+    let published = if pending.iter().all(|p| p.is_complete) { BTreeSet::new() } else { session.repo.listed_packs(&config.name)? };
+    let state = session.state()?;
     for p in pending {
-        let is_archive = session.state()?.facts(&config.name, &p.archive).sealed.is_some();
+        let is_archive = state.facts(&config.name, &p.archive).sealed.is_some();
         if p.is_complete && !is_archive {
             waiting.push(p);
             continue;
         }
-        // A host lists its packs only once the head is there: then that is missing now, and may be put back.
-        let had_head = session.state()?.refused.contains_key(&(config.name.clone(), p.archive))
-            || p.packs.iter().any(|pack| listed.iter().any(|o| o.key.rsplit('/').next() == Some(pack.to_string().as_str())));
+        let had_head = state.refused.contains_key(&(config.name.clone(), p.archive)) || !p.packs.is_disjoint(&published);
         if had_head && !is_archive {
             headless.push(p);
             continue;

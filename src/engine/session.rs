@@ -19,6 +19,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// How often a reader tries, when archives are sealed anew under its feet each time.
 pub const ATTEMPTS: u32 = 5;
 
+/// What is wrong with an archive of which there should be a head.
+pub const NO_HEAD: &str = "the ledger knows this archive, but its head is not in the store";
+
 /// An opened workplace.
 pub struct Session {
     /// The configuration.
@@ -322,7 +325,7 @@ impl Session {
         Ok(is_known || !self.repo.pending(name)?.is_empty() || !self.repo.location().data.list(&format!("archives/{name}/"))?.is_empty())
     }
 
-    /// Archives that the ledger knows and the store does not have: neither rotated out nor damaged, but gone.
+    /// Archives that the ledger knows and the store does not have ([`NO_HEAD`]): neither rotated out nor damaged, but gone.
     pub fn missing_archives(&self, dataset: &str, heads: &Heads) -> Result<Vec<ArchiveId>> {
         let stored: Vec<ArchiveId> =
             heads.latest.iter().map(|l| l.head.archive).chain(heads.damaged.iter().filter_map(|(key, _)| archive_of_key(key))).collect();
@@ -404,9 +407,7 @@ impl Session {
                         self.env.monitor.warn(&format!("{key} was passed over: {e}"));
                     }
                     for archive in &missing {
-                        self.env
-                            .monitor
-                            .warn(&format!("archive {archive} may be later: the ledger knows it, but its head is not in the store"));
+                        self.env.monitor.warn(&format!("archive {archive} may be later: {NO_HEAD}"));
                     }
                     Ok(last)
                 }

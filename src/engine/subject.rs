@@ -4,7 +4,7 @@ use super::event::IdentityTokens;
 use super::identity::{Subject, kinds_of, parse_identities};
 use super::matching::{Bound, Limits, Matches, bind, find_all};
 use super::propagate::token_mentions;
-use super::session::{Session, View};
+use super::session::{NO_HEAD, Session, View};
 use super::wanted::{Person, Wanted};
 use crate::config;
 use crate::datamap::Value;
@@ -94,7 +94,7 @@ fn find_now(session: &Session, subject: &Subject) -> Result<Vec<Place>> {
             session.env.monitor.warn(&format!("{key} was not searched: {e}"));
         }
         for archive in session.missing_archives(&config.name, &heads)? {
-            session.env.monitor.warn(&format!("archive {archive} was not searched: the ledger knows it, but its head is not in the store"));
+            session.env.monitor.warn(&format!("archive {archive} was not searched: {NO_HEAD}"));
         }
         session.env.monitor.phase(&format!("searching {}", config.name), Some(heads.latest.len() as u64));
         for listed in heads.latest {

@@ -2,7 +2,7 @@
 //! a sample of the data chunks (or all of them) is read, opened and checked against its id.
 
 use super::event::{Event, Verdict};
-use super::session::{ATTEMPTS, Session, archive_of_key};
+use super::session::{ATTEMPTS, NO_HEAD, Session, archive_of_key};
 use crate::repository::entry::{ChunkId, Role};
 use crate::repository::{ArchiveId, ChunkReader, Listed, Live};
 use crate::{Error, Result};
@@ -74,7 +74,7 @@ fn missing_heads(session: &Session, dataset: &str) -> Result<Vec<Checked>> {
             dataset: dataset.to_string(),
             archive: Some(archive),
             verdict: Verdict::Failed,
-            problems: vec!["the ledger knows this archive, but its head is not in the store".into()],
+            problems: vec![NO_HEAD.into()],
             chunks_read: 0,
             bytes_read: 0,
         })

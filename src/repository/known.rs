@@ -154,6 +154,15 @@ impl Repository {
         put(&*self.location().keys, self.env(), self.id(), dataset, pack, chunks, (&self.signing, None))
     }
 
+    /// Packs whose lists are published. A host publishes those of an archive once its head is handed in.
+    pub fn listed_packs(&self, dataset: &str) -> Result<BTreeSet<PackId>> {
+        self.packs_below(&prefix(dataset))
+    }
+
+    fn packs_below(&self, prefix: &str) -> Result<BTreeSet<PackId>> {
+        Ok(self.location().keys.list(prefix)?.iter().filter_map(|o| sheet::pack_of_key(&o.key)).collect())
+    }
+
     /// Lists every pack that is not listed, and `anew` in any case; takes back lists of packs that have no sheet; publishes the put key again where it
     /// was lost. Nothing where the dataset takes nothing from hosts. The caller holds the dataset's lease.
     pub fn list_known(&self, dataset: &Dataset, anew: &BTreeSet<PackId>) -> Result<()> {
@@ -162,10 +171,7 @@ impl Repository {
         }
         self.publish_put_key(dataset.name())?;
         let keys = &*self.location().keys;
-        let packs = |prefix: String| -> Result<BTreeSet<PackId>> {
-            Ok(keys.list(&prefix)?.iter().filter_map(|o| sheet::pack_of_key(&o.key)).collect())
-        };
-        let (sheets, listed) = (packs(format!("sheets/{}/", dataset.name()))?, packs(prefix(dataset.name()))?);
+        let (sheets, listed) = (self.packs_below(&format!("sheets/{}/", dataset.name()))?, self.listed_packs(dataset.name())?);
         for pack in listed.difference(&sheets) {
             keys.delete(&key(dataset.name(), pack))?;
         }

@@ -4,7 +4,7 @@
 
 use super::{IDENTITIES_PURPOSE, Report, identities_key, proof};
 use crate::engine::event::Verdict;
-use crate::engine::session::{Session, View};
+use crate::engine::session::{NO_HEAD, Session, View};
 use crate::repository::entry::{ChunkId, Role};
 use crate::repository::{ChunkIndex, ChunkReader, DropOptions, Lease, Listed, Live, drop_chunks_while};
 use crate::{Error, Result};
@@ -49,7 +49,7 @@ pub fn drop_dead(session: &Session, view: View, lease: &Lease, removed: &[Listed
     if !dropped.damaged.is_empty() || without_key > 0 {
         return Ok(Verdict::Unknown);
     }
-    let fresh: std::sync::Arc<ChunkIndex> = session.repo.index(&of)?;
+    let fresh = session.repo.index(&of)?;
     if !fresh.damaged().is_empty() {
         return Ok(Verdict::Unknown);
     }
@@ -80,7 +80,7 @@ fn needs(session: &Session, dataset: &str, reader: &ChunkReader, index: &ChunkIn
     let heads = session.heads(dataset)?;
     let mut unknown: Vec<String> = heads.damaged.iter().map(|(key, e)| format!("{key} cannot be read ({e})")).collect();
     for archive in session.missing_archives(dataset, &heads)? {
-        unknown.push(format!("the ledger knows archive {archive}, but its head is not in the store"));
+        unknown.push(format!("archive {archive}: {NO_HEAD}"));
     }
     if let Err(e) = session.ledger().check() {
         unknown.push(e.to_string());

@@ -10,7 +10,7 @@ use crate::config;
 use crate::engine::blocks::MarksCache;
 use crate::engine::edit::{ArchiveEdit, Known};
 use crate::engine::event::{ArchiveOutcome, Event, Verdict};
-use crate::engine::session::{Session, archive_of_key};
+use crate::engine::session::{NO_HEAD, Session, archive_of_key};
 use crate::engine::state::{KeyExport, Request};
 use crate::repository::{ArchiveId, ChunkWriter, Head, Lease, Listed, WriteOptions, at_once};
 use crate::{Error, Result, memory};
@@ -163,7 +163,7 @@ fn run_dataset(
     }
     // A copy of them may be anywhere, so they are not erased.
     for archive in session.missing_archives(&config.name, &heads)? {
-        report.archives.push(not_there(config, archive, "the ledger knows this archive, but its head is not in the store".into()));
+        report.archives.push(not_there(config, archive, NO_HEAD.into()));
     }
     let mode = config.erasure.mode.to_string();
     let started = report.started;

@@ -7,7 +7,7 @@ use crate::engine::decide::{Decided, Decider};
 use crate::engine::edit::{Tally, tally};
 use crate::engine::identity::Subject;
 use crate::engine::matching::{Bound, Limits, Matches, bind, find_all};
-use crate::engine::session::{Session, View};
+use crate::engine::session::{NO_HEAD, Session, View};
 use crate::engine::state::{Request, State};
 use crate::engine::wanted::{Person, Wanted};
 use crate::format::Disposition;
@@ -162,7 +162,7 @@ fn plan_dataset(
     let heads = session.heads(&config.name)?;
     out.damaged = heads.damaged.iter().map(|(key, e)| format!("{key}: {e}")).collect();
     let missing = session.missing_archives(&config.name, &heads)?;
-    out.damaged.extend(missing.iter().map(|archive| format!("archive {archive}: the ledger knows it, but its head is not in the store")));
+    out.damaged.extend(missing.iter().map(|archive| format!("archive {archive}: {NO_HEAD}")));
     session.env.monitor.phase(&format!("searching {}", config.name), Some(heads.latest.len() as u64));
     for listed in heads.latest {
         if is_made_after(state, &listed, mine) {
