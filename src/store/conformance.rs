@@ -96,16 +96,17 @@ fn put_if_absent_has_one_winner(store: &dyn Store) {
     }
 }
 
+/// Of a lease, the only kind of object that many replace at once.
 fn replace_if_loses_no_update(store: &dyn Store) {
-    store.put("counter/a", b"0").unwrap();
+    store.put("leases/a", b"0").unwrap();
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 for _ in 0..5 {
                     loop {
-                        let old = store.get("counter/a").unwrap();
+                        let old = store.get("leases/a").unwrap();
                         let next = std::str::from_utf8(&old).unwrap().parse::<u32>().unwrap() + 1;
-                        if store.replace_if("counter/a", &old, next.to_string().as_bytes()).unwrap() {
+                        if store.replace_if("leases/a", &old, next.to_string().as_bytes()).unwrap() {
                             break;
                         }
                     }
@@ -113,7 +114,7 @@ fn replace_if_loses_no_update(store: &dyn Store) {
             });
         }
     });
-    assert_eq!(store.get("counter/a").unwrap(), b"20");
+    assert_eq!(store.get("leases/a").unwrap(), b"20");
 }
 
 fn readers_see_old_or_new(store: &dyn Store) {

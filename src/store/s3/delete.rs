@@ -4,8 +4,9 @@
 use super::S3Store;
 use super::client::Verb;
 use super::errors::{Failure, Kind};
-use super::is_head;
-use super::listing::Version;
+use super::listing::{Line, Version};
+use super::multipart::LEFTOVER_AGE;
+use super::{is_head, is_lease};
 use crate::crash;
 use crate::store::{Store, StoreError, StoreResult, check_key};
 use aws_sdk_s3::types::{Delete, ObjectIdentifier};
@@ -71,7 +72,7 @@ impl S3Store {
                 let versions = if self.has_versions().await? {
                     self.versions_of_many(batch).await?
                 } else {
-                    batch.iter().map(|key| Version { key: key.clone(), len: 0, id: None, latest: true, marker: false }).collect()
+                    batch.iter().map(|key| Version { key: key.clone(), len: 0, id: None, latest: true, marker: false, at: None }).collect()
                 };
                 self.remove_all(versions).await
             };
@@ -116,19 +117,20 @@ impl S3Store {
             return Ok(0);
         }
         let mut removed = 0;
+        let long_ago = self.connection.env.now().as_second().saturating_sub(LEFTOVER_AGE);
         // Packs and heads hold no keys, may be locked, and are the sweep's business, which knows what lives.
         for folder in self.folders().await.map_err(failed)?.iter().filter(|f| !KEYLESS.contains(&f.as_str())) {
             let versions = self.versions(folder).await.map_err(failed)?;
-            let mut by_key: BTreeMap<String, Vec<Version>> = BTreeMap::new();
-            for v in versions {
-                by_key.entry(v.key.clone()).or_default().push(v);
-            }
-            let old: Vec<Version> = by_key
+            let old: Vec<Version> = Line::all(versions)
                 .into_iter()
-                .flat_map(|(key, versions)| {
-                    let current = versions.iter().any(|v| v.latest && !v.marker);
-                    let all = !current && !spare(&key);
-                    versions.into_iter().filter(move |v| all || (current && !v.latest))
+                .flat_map(|(key, line)| match line.front() {
+                    // Behind a lease only what nobody can just be reading: see `bury`.
+                    Some(front) if !front.marker && is_lease(&key) => {
+                        line.behind(front).into_iter().filter(|v| v.at.is_some_and(|at| at < long_ago)).collect()
+                    }
+                    Some(front) if !front.marker => line.behind(front),
+                    _ if spare(&key) => Vec::new(),
+                    _ => line.hidden(long_ago),
                 })
                 .collect();
             let n = old.len() as u64;
@@ -154,8 +156,10 @@ impl S3Store {
                     return Ok(Vec::new());
                 }
                 let versions = self.versions_of_many(batch).await?;
-                let living: BTreeSet<String> = versions.iter().filter(|v| v.latest && !v.marker).map(|v| v.key.clone()).collect();
-                self.remove_all(versions.into_iter().filter(|v| !v.latest && living.contains(&v.key)).collect()).await
+                let lines = Line::all(versions).into_values();
+                let old =
+                    lines.flat_map(|line| line.front().filter(|front| !front.marker).map_or_else(Vec::new, |front| line.behind(front)));
+                self.remove_all(old.collect()).await
             };
             match done.await {
                 Ok(refused) => left.extend(refused),

@@ -54,6 +54,16 @@ struct Version {
     etag: String,
     locked: Option<(ObjectLockMode, SystemTime)>,
     hold: bool,
+    /// On its way: listed, and not yet what readers get.
+    arriving: bool,
+    written: SystemTime,
+}
+
+impl Version {
+    fn new(id: String, bytes: Option<Vec<u8>>) -> Version {
+        let etag = bytes.as_deref().map(etag).unwrap_or_default();
+        Version { id, etag, bytes, locked: None, hold: false, arriving: false, written: now() }
+    }
 }
 
 #[derive(Default)]
@@ -223,13 +233,33 @@ impl Fake {
     fn plant_version(&self, key: &str, bytes: Option<Vec<u8>>) {
         let mut inner = self.bucket();
         let id = inner.id();
-        let version = Version { id, etag: bytes.as_deref().map(etag).unwrap_or_default(), bytes, locked: None, hold: false };
-        inner.objects.entry(format!("backups/here/{key}")).or_default().push(version);
+        inner.objects.entry(format!("backups/here/{key}")).or_default().push(Version::new(id, bytes));
     }
 
-    /// What a deletion without a version leaves.
+    /// A version that somebody is writing, so many seconds ago, on services that list it before it is the latest.
+    pub fn arriving(&self, key: &str, bytes: &[u8], age: u64) {
+        let mut inner = self.bucket();
+        let id = inner.id();
+        let version = Version { arriving: true, written: now() - Duration::from_secs(age), ..Version::new(id, Some(bytes.to_vec())) };
+        inner.objects.entry(format!("backups/here/{key}")).or_default().insert(0, version);
+    }
+
+    /// All of them have arrived.
+    pub fn arrive(&self) {
+        self.bucket().objects.values_mut().flatten().for_each(|v| v.arriving = false);
+    }
+
+    /// What a deletion without a version leaves, of what was written some time before.
     pub fn mark_deleted(&self, key: &str) {
+        self.age(key, 10);
         self.bucket().store(&format!("backups/here/{key}"), None, None);
+    }
+
+    /// All versions of a key were written so many seconds earlier.
+    pub fn age(&self, key: &str, seconds: u64) {
+        for version in self.bucket().objects.get_mut(&format!("backups/here/{key}")).into_iter().flatten() {
+            version.written -= Duration::from_secs(seconds);
+        }
     }
 
     /// Removes the delete markers in front of a key.
@@ -277,7 +307,7 @@ impl Inner {
     }
 
     fn current(&self, key: &str) -> Option<&Version> {
-        self.objects.get(key)?.first().filter(|v| v.bytes.is_some())
+        self.objects.get(key)?.iter().find(|v| !v.arriving).filter(|v| v.bytes.is_some())
     }
 
     fn default_lock(&self) -> Option<(ObjectLockMode, SystemTime)> {
@@ -288,10 +318,11 @@ impl Inner {
     fn store(&mut self, key: &str, bytes: Option<Vec<u8>>, locked: Option<(ObjectLockMode, SystemTime)>) -> String {
         let id = if self.versioning == Some(BucketVersioningStatus::ENABLED) { self.id() } else { "null".to_string() };
         let locked = locked.or_else(|| self.default_lock().filter(|_| bytes.is_some()));
-        let version = Version { id: id.clone(), etag: bytes.as_deref().map(etag).unwrap_or_default(), bytes, locked, hold: false };
+        let version = Version { locked, ..Version::new(id.clone(), bytes) };
         let versions = self.objects.entry(key.to_string()).or_default();
         versions.retain(|v| v.id != id);
-        versions.insert(0, version);
+        let place = versions.iter().take_while(|v| v.arriving).count();
+        versions.insert(place, version);
         id
     }
 

@@ -1,10 +1,13 @@
-//! Listings: page by page to the end, in whatever order the service has, and only what can be an object of ours.
+//! Listings: page by page to the end, in whatever order the service has, and only what can be an object of ours. Only the versions of one
+//! key come in an order that counts: the newest first.
 
 use super::S3Store;
 use super::client::Verb;
 use super::errors::{Failure, Kind};
 use crate::store::{Object, check_key};
 use aws_sdk_s3::operation::list_object_versions::ListObjectVersionsOutput;
+use aws_sdk_s3::primitives::DateTime;
+use std::collections::BTreeMap;
 
 /// A version of an object, or a delete marker.
 #[derive(Debug, Clone)]
@@ -15,11 +18,67 @@ pub(super) struct Version {
     pub id: Option<String>,
     pub latest: bool,
     pub marker: bool,
+    /// When it was written, in seconds of the service's clock, where the service says.
+    pub at: Option<i64>,
 }
 
 impl Version {
     pub fn into_object(self) -> Object {
         Object { key: self.key, len: self.len, version: self.id, is_delete_marker: self.marker, is_latest: self.latest }
+    }
+}
+
+/// The versions and delete markers of one key, in the order of the listing.
+pub(super) struct Line(Vec<Version>);
+
+impl Line {
+    /// Key by key, of a listing.
+    pub fn all(versions: Vec<Version>) -> BTreeMap<String, Line> {
+        let mut lines: BTreeMap<String, Line> = BTreeMap::new();
+        for v in versions {
+            lines.entry(v.key.clone()).or_insert_with(|| Line(Vec::new())).0.push(v);
+        }
+        lines
+    }
+
+    /// What a reader gets, or the marker because of which a reader gets nothing.
+    pub fn front(&self) -> Option<&Version> {
+        self.0.iter().find(|v| v.latest)
+    }
+
+    /// The one with this id.
+    pub fn with_id(&self, id: &str) -> Option<&Version> {
+        self.0.iter().find(|v| v.id.as_deref() == Some(id))
+    }
+
+    /// What this version, which is one of the line, has replaced. "Not the latest" would not do: some services list a version before they say
+    /// that it is the latest, while its writer waits for the answer. Removing it would lose what that writer is then told is stored.
+    pub fn behind(&self, front: &Version) -> Vec<Version> {
+        let place = |v: &Version| self.0.iter().filter(|other| !other.marker).position(|other| other.id == v.id);
+        let is_behind = |v: &&Version| {
+            if v.latest || v.id == front.id {
+                false
+            } else if front.id.as_deref().is_none_or(|id| id == "null") {
+                // The bucket has ceased to keep versions: this one has a place of its own, and nothing is on its way into another.
+                true
+            } else if v.marker {
+                // Versions and markers come in two lists.
+                v.at.zip(front.at).is_none_or(|(at, front)| at <= front)
+            } else {
+                place(v) > place(front)
+            }
+        };
+        self.0.iter().filter(is_behind).cloned().collect()
+    }
+
+    /// All of it, where nothing can be on its way: where there is a marker in front, what is not older than that; where nothing is the latest,
+    /// whatever it is. After `long_ago` (in seconds) nobody waits for an answer any more.
+    pub fn hidden(&self, long_ago: i64) -> Vec<Version> {
+        let marked = self.front().and_then(|marker| marker.at);
+        let may_arrive = |v: &&Version| {
+            !v.latest && !v.marker && v.at.is_none_or(|at| at >= long_ago) && v.at.zip(marked).is_none_or(|(at, marked)| at >= marked)
+        };
+        if self.0.iter().any(|v| may_arrive(&v)) { Vec::new() } else { self.0.clone() }
     }
 }
 
@@ -88,7 +147,7 @@ impl S3Store {
         match self.listed_versions(&self.full(prefix)).await {
             Err(f) if self.keeps_none(&f).await? => {
                 let plain = self.objects(prefix).await?.into_iter();
-                Ok(plain.map(|o| Version { key: o.key, len: o.len, id: None, latest: true, marker: false }).collect())
+                Ok(plain.map(|o| Version { key: o.key, len: o.len, id: None, latest: true, marker: false, at: None }).collect())
             }
             listed => listed,
         }
@@ -114,13 +173,15 @@ impl S3Store {
                 if let Some(key) = self.ours(v.key()) {
                     let len = u64::try_from(v.size().unwrap_or(0)).unwrap_or(0);
                     let id = v.version_id().map(str::to_string);
-                    out.push(Version { key, len, id, latest: v.is_latest().unwrap_or(false), marker: false });
+                    let at = v.last_modified().map(DateTime::secs);
+                    out.push(Version { key, len, id, latest: v.is_latest().unwrap_or(false), marker: false, at });
                 }
             }
             for m in page.delete_markers() {
                 if let Some(key) = self.ours(m.key()) {
                     let id = m.version_id().map(str::to_string);
-                    out.push(Version { key, len: 0, id, latest: m.is_latest().unwrap_or(false), marker: true });
+                    let at = m.last_modified().map(DateTime::secs);
+                    out.push(Version { key, len: 0, id, latest: m.is_latest().unwrap_or(false), marker: true, at });
                 }
             }
         })

@@ -39,6 +39,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 use client::{Connection, Verb};
 use errors::{Failure, Kind};
+use listing::Line;
 use std::cell::Cell;
 use std::sync::{Arc, OnceLock};
 
@@ -237,20 +238,24 @@ impl S3Store {
         }
     }
 
-    /// Removes the versions behind the one just written: keys may be in them. There are none of a pack unless it was sent twice.
+    /// Removes the versions behind the one just written: keys may be in them. There are none of a pack unless it was sent twice. What is behind
+    /// a lease stays for the sweep: there is no key in it, and on SeaweedFS a reader that has just asked for the version that goes can set the
+    /// key back to one that is not the newest any more, so that of two who then replace it both have won.
     async fn bury(&self, key: &str, put: &Put) -> Result<(), Failure> {
-        let Some(mine) = put.version.as_deref().filter(|_| !is_pack(key) || put.repeated) else { return Ok(()) };
+        let Some(mine) = put.version.as_deref().filter(|_| !is_lease(key) && (!is_pack(key) || put.repeated)) else { return Ok(()) };
         let removed = match self.versions_of(key).await {
             Ok(versions) => {
-                let old = versions.into_iter().filter(|v| !v.latest && v.id.as_deref() != Some(mine)).collect();
-                self.remove_versions(key, old).await
+                let line = Line::all(versions).remove(key);
+                let old = line.and_then(|line| line.with_id(mine).map(|mine| line.behind(mine)));
+                // Not there: somebody has written after this, and removes what is behind that.
+                self.remove_versions(key, old.unwrap_or_default()).await
             }
             Err(f) => Err(f),
         };
         match removed {
-            // A host that may only add must be able to, without a right to see or remove versions. A lease says nothing about anybody. What is behind
-            // something handed in is the same once more, sealed to a key that does not live on, and goes with it when that is admitted, as does
-            // what is behind a pack, perhaps locked like it. The next sweep by whoever may removes the rest.
+            // A host that may only add must be able to, without a right to see or remove versions. What is behind something handed in is the same
+            // once more, sealed to a key that does not live on, and goes with it when that is admitted, as does what is behind a pack, perhaps
+            // locked like it. The next sweep by whoever may removes the rest.
             Err(f) if f.kind == Kind::Denied && is_of_hosts(key) => Ok(()),
             other => other,
         }
@@ -321,12 +326,17 @@ pub(super) fn is_bucket_missing(failure: &(dyn std::error::Error + 'static)) -> 
 
 /// What hosts write that may only add.
 fn is_of_hosts(key: &str) -> bool {
-    ["packs/", "known/", "intake/", "leases/"].iter().any(|folder| key.starts_with(folder))
+    ["packs/", "known/", "intake/"].iter().any(|folder| key.starts_with(folder))
 }
 
 /// Packs are never written twice and hold no keys.
 fn is_pack(key: &str) -> bool {
     key.starts_with("packs/")
+}
+
+/// Written again and again, by whoever comes, at the same time.
+fn is_lease(key: &str) -> bool {
+    key.starts_with("leases/")
 }
 
 /// Heads hold no keys either.

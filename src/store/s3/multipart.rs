@@ -12,8 +12,8 @@ use std::time::Duration;
 
 /// Fewest bytes of a part; services take no less than 5 MiB.
 const PART: usize = 8 << 20;
-/// Uploads younger than this may be somebody's, in seconds.
-const LEFTOVER_AGE: i64 = 3600;
+/// What is under way and younger than this may be somebody's, in seconds.
+pub(super) const LEFTOVER_AGE: i64 = 3600;
 /// Aborting must not hold up the end of the program.
 const ABORT: Duration = Duration::from_secs(5);
 

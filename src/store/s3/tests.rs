@@ -659,6 +659,44 @@ fn conforms_on_a_real_server() {
 }
 
 #[test]
+fn writers_of_a_real_server_lose_nothing_to_a_sweep_beside_them() {
+    let Some(options) = real("RESEAL_TEST_S3_VERSIONED") else { return };
+    let store = S3Store::open(options, &Env::system()).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let key = |writer: u8, n: u8| format!("sheets/{writer}/{n}");
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..3u8)
+            .map(|writer| {
+                let store = &store;
+                scope.spawn(move || {
+                    for n in 0..30 {
+                        let key = key(writer, n);
+                        store.put(&key, b"old").unwrap();
+                        store.put(&key, b"newer").unwrap();
+                        assert!(store.replace_if(&key, b"newer", b"newest").unwrap(), "{key}");
+                    }
+                })
+            })
+            .collect();
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                store.remove_leftovers(&|_| false).unwrap();
+                let keys: Vec<String> = store.list("sheets/").unwrap().into_iter().map(|o| o.key).collect();
+                assert!(store.delete_old(&keys).is_empty());
+            }
+        });
+        let ended: Vec<_> = writers.into_iter().map(|w| w.join()).collect();
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        ended.into_iter().for_each(|e| e.unwrap());
+    });
+    for (writer, n) in (0..3).flat_map(|w| (0..30).map(move |n| (w, n))) {
+        assert_eq!(store.get(&key(writer, n)).unwrap(), b"newest", "{writer} {n}");
+    }
+    store.remove_leftovers(&|_| false).unwrap();
+    assert_eq!(store.list_versions("sheets/").unwrap().len(), 90);
+}
+
+#[test]
 fn locks_of_a_real_server_hold() {
     let Some(options) = real("RESEAL_TEST_S3_LOCKABLE") else { return };
     let lock = Lock { mode: LockMode::Governance, days: 1 };
@@ -712,4 +750,49 @@ fn what_hides_behind_a_marker_stays_where_it_is_spared() {
     assert_eq!((fake.versions("datasets/a"), fake.versions("datasets/b")), (3, 0));
     assert_eq!(store.remove_leftovers(&|_| false).unwrap(), 3);
     assert_eq!(fake.versions("datasets/a"), 0);
+}
+
+#[test]
+fn what_somebody_else_is_writing_is_no_old_version() {
+    let fake = Fake::versioned();
+    let store = fake.store();
+    for key in ["sheets/crm/s", "requests/a", "datasets/b"] {
+        store.put(key, b"first").unwrap();
+    }
+    fake.plant("sheets/crm/s", b"an older one");
+    fake.arriving("sheets/crm/s", b"another's", 0);
+    // By all ways on which old versions go.
+    store.put("sheets/crm/s", b"second").unwrap();
+    assert!(store.delete_old(&["sheets/crm/s".to_string()]).is_empty());
+    assert_eq!(fake.versions("sheets/crm/s"), 2);
+    fake.arriving("requests/a", b"another's", 0);
+    assert!(store.replace_if("requests/a", b"first", b"second").unwrap());
+    // One that nobody had written before; and one that a service has never made the latest.
+    fake.arriving("slots/new", b"another's", 0);
+    fake.arriving("slots/never", b"nobody's", 7200);
+    // In front of somebody's marker.
+    fake.mark_deleted("datasets/b");
+    fake.arriving("datasets/b", b"another's", 0);
+    assert_eq!(store.remove_leftovers(&|_| false).unwrap(), 1);
+    fake.arrive();
+    for key in ["sheets/crm/s", "requests/a", "slots/new", "datasets/b"] {
+        assert_eq!(store.get(key).unwrap(), b"another's", "{key}");
+    }
+    assert_eq!(store.list_versions("slots/").unwrap().len(), 1);
+    // Once it has arrived, what it replaced is old.
+    assert_eq!(store.remove_leftovers(&|_| false).unwrap(), 4);
+    assert_eq!((fake.versions("sheets/"), fake.versions("requests/"), fake.versions("datasets/")), (1, 1, 1));
+}
+
+#[test]
+fn what_is_behind_a_lease_goes_when_nobody_can_be_reading_it() {
+    let fake = Fake::versioned();
+    let store = fake.store();
+    store.put("leases/a", b"first").unwrap();
+    assert!(store.replace_if("leases/a", b"first", b"second").unwrap());
+    assert_eq!((store.remove_leftovers(&|_| false).unwrap(), fake.versions("leases/")), (0, 2));
+    fake.age("leases/a", 3700);
+    assert!(store.replace_if("leases/a", b"second", b"third").unwrap());
+    assert_eq!((store.remove_leftovers(&|_| false).unwrap(), fake.versions("leases/")), (2, 1));
+    assert_eq!(store.get("leases/a").unwrap(), b"third");
 }

@@ -272,11 +272,14 @@ impl S3 for Backend {
             return Self::answer(output, fault);
         }
         let (key, id) = (input.key_marker.unwrap_or_default(), input.version_id_marker.unwrap_or_default());
-        let all: Vec<(&String, usize, &Version)> = inner
+        let all: Vec<(&String, bool, &Version)> = inner
             .objects
             .iter()
             .filter(|(k, _)| k.starts_with(&prefix))
-            .flat_map(|(k, versions)| versions.iter().enumerate().map(move |(n, v)| (k, n, v)))
+            .flat_map(|(k, versions)| {
+                let front = versions.iter().position(|v| !v.arriving);
+                versions.iter().enumerate().map(move |(n, v)| (k, front == Some(n), v))
+            })
             .collect();
         let from = if key.is_empty() { 0 } else { all.iter().position(|(k, _, v)| **k == key && v.id == id).map_or(all.len(), |p| p + 1) };
         let page: Vec<_> = all[from..].iter().take(inner.page).collect();
@@ -286,13 +289,15 @@ impl S3 for Backend {
             (output.next_key_marker, output.next_version_id_marker) = (Some(k.to_string()), Some(v.id.clone()));
         }
         let (mut versions, mut markers) = (Vec::new(), Vec::new());
-        for (k, n, v) in page {
-            let (key, version_id, is_latest) = (Some(k.to_string()), Some(v.id.clone()), Some(*n == 0));
+        for (k, front, v) in page {
+            let (key, version_id, is_latest) = (Some(k.to_string()), Some(v.id.clone()), Some(*front));
+            let last_modified = Some(timestamp(v.written));
             match &v.bytes {
                 Some(b) => {
-                    versions.push(ObjectVersion { key, version_id, is_latest, size: Some(b.len() as i64), ..ObjectVersion::default() });
+                    let size = Some(b.len() as i64);
+                    versions.push(ObjectVersion { key, version_id, is_latest, size, last_modified, ..ObjectVersion::default() });
                 }
-                None => markers.push(DeleteMarkerEntry { key, version_id, is_latest, ..DeleteMarkerEntry::default() }),
+                None => markers.push(DeleteMarkerEntry { key, version_id, is_latest, last_modified, ..DeleteMarkerEntry::default() }),
             }
         }
         (output.versions, output.delete_markers) = (Some(versions), Some(markers));
