@@ -402,6 +402,41 @@ fn what_is_locked_loses_its_keys_at_once_and_its_bytes_when_the_lock_ends() {
 }
 
 #[test]
+fn what_a_legal_hold_keeps_loses_its_keys_at_once_and_its_bytes_when_the_hold_ends() {
+    let fake = Fake::versioned();
+    fake.bucket().lockable = true;
+    let scene = Scene::new(fake, true);
+    scene.init();
+    scene.insist(|s| scene.backup(s));
+    let packs: Vec<String> = {
+        let session = scene.open().unwrap();
+        session.repo.location().data.list("packs/").unwrap().into_iter().map(|o| o.key).collect()
+    };
+    packs.iter().for_each(|pack| scene.fake.hold(pack, true));
+    scene.insist(|s| scene.ask(s, "p7@example.org"));
+    scene.clock.0.fetch_add(4 * 86_400, Ordering::SeqCst);
+    let report = scene.command(|s| scene.erase(s)).unwrap();
+    assert_eq!((report.done.len(), report.gone, report.listing.left), (1, Verdict::Pass, 0), "{report:?}");
+    let locked = &report.listing.locked;
+    assert!(!locked.is_empty() && locked.iter().all(|l| packs.contains(&l.key) && l.until.is_none()), "{locked:?}");
+    let session = scene.open().unwrap();
+    let certified = certificate::make(&session, &report.done[0]).unwrap();
+    assert_eq!((&certified["body"]["result"], &certified["body"]["locked"][0]["locked_until"]), (&"PASS".into(), &serde_json::Value::Null));
+    let archive = session.heads("crm").unwrap().latest[0].head.archive.to_string();
+    assert!(!scene.restored(&session, &archive, "held").unwrap().0.contains("p7@"));
+    drop(session);
+    // Nobody knows when it ends; when it has, the next sweep removes what it kept.
+    let rotated = scene.command(|s| rotate::rotate(s, s.dataset_config("crm").unwrap(), false)).unwrap();
+    assert_eq!((rotated.gone, rotated.locked.len()), (Verdict::Pass, locked.len()));
+    packs.iter().for_each(|pack| scene.fake.hold(pack, false));
+    let rotated = scene.command(|s| rotate::rotate(s, s.dataset_config("crm").unwrap(), false)).unwrap();
+    assert_eq!((rotated.gone, rotated.locked.len()), (Verdict::Pass, 0));
+    assert!(locked.iter().all(|l| scene.fake.versions(&l.key) == 0));
+    let session = scene.open().unwrap();
+    assert!(verify::verify(&session, &[], 1.0).unwrap().iter().all(|c| c.verdict == Verdict::Pass));
+}
+
+#[test]
 fn what_a_replacement_of_the_root_key_left_behind_heads_is_removed_by_the_next_sweep() {
     for lost in [false, true] {
         let mut scene = Scene::new(Fake::versioned(), true);

@@ -8,14 +8,17 @@ use super::errors::Failure;
 use super::lock::Lock;
 use crate::env::{Env, random_bytes};
 use crate::store::Requests;
+use aws_config::SdkConfig;
 use aws_config::environment::credentials::EnvironmentVariableCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::SharedHttpClient;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{BehaviorVersion, Region};
+use aws_sdk_s3::config::{BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation};
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use aws_types::service_config::ServiceConfigKey;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -36,8 +39,6 @@ const GRACE: Duration = Duration::from_secs(5);
 const SMALL: u64 = 256 << 10;
 /// First pause between attempts; each following one is up to twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// Variables by which AWS's tools are told of another service.
-const ELSEWHERE: [&str; 2] = ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"];
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
@@ -106,23 +107,23 @@ impl Options {
             locks: BTreeMap::new(),
         }
     }
+}
 
-    /// Whether nobody can alter what goes to the service: over TLS, or within this machine.
-    pub fn is_private_way(&self) -> bool {
-        // AWS speaks TLS; but its tools' variables may lead elsewhere.
-        let Some(endpoint) = &self.endpoint else { return ELSEWHERE.iter().all(|name| std::env::var_os(name).is_none()) };
-        let endpoint = endpoint.to_ascii_lowercase();
-        if endpoint.starts_with("https://") {
-            return true;
-        }
-        let authority =
-            endpoint.strip_prefix("http://").and_then(|rest| rest.split('/').next()).filter(|a| !a.contains('@')).unwrap_or_default();
-        let host = match authority.strip_prefix('[') {
-            Some(rest) => rest.split(']').next().unwrap_or_default(),
-            None => authority.split(':').next().unwrap_or_default(),
-        };
-        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+/// Whether nobody can alter what goes to the service: over TLS, or within this machine.
+pub(super) fn is_private_way(endpoint: Option<&str>) -> bool {
+    // AWS speaks TLS.
+    let Some(endpoint) = endpoint else { return true };
+    let endpoint = endpoint.to_ascii_lowercase();
+    if endpoint.starts_with("https://") {
+        return true;
     }
+    let authority =
+        endpoint.strip_prefix("http://").and_then(|rest| rest.split('/').next()).filter(|a| !a.contains('@')).unwrap_or_default();
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 impl std::fmt::Display for Options {
@@ -161,8 +162,8 @@ pub(super) struct Connection {
     /// A request was tried until its time was over, and none has succeeded since: others are not waited for as long again. A command must not
     /// take its patience many times over to find out that the service is gone.
     given_up: AtomicBool,
-    /// Whom we talk to, for messages.
-    service: String,
+    /// Address of the service, by the configuration or by what AWS's tools go by (environment, profile); `None`: AWS.
+    pub endpoint: Option<String>,
     counters: Counters,
 }
 
@@ -174,7 +175,7 @@ impl Connection {
             .enable_all()
             .build()
             .map_err(|e| Failure::other(format!("no threads for the network: {e}")))?;
-        let client = runtime.block_on(client(options))?;
+        let (client, endpoint) = runtime.block_on(client(options))?;
         Ok(Connection {
             client,
             env: env.clone(),
@@ -185,9 +186,14 @@ impl Connection {
             timeout: options.timeout,
             patience: options.patience,
             given_up: AtomicBool::new(false),
-            service: options.endpoint.as_ref().map_or_else(|| "AWS".to_string(), |endpoint| format!("the service at {endpoint}")),
+            endpoint,
             counters: Counters::default(),
         })
+    }
+
+    /// Whom we talk to, for messages.
+    fn service(&self) -> String {
+        self.endpoint.as_ref().map_or_else(|| "AWS".to_string(), |endpoint| format!("the service at {endpoint}"))
     }
 
     /// Runs to the end on the calling thread.
@@ -249,7 +255,7 @@ impl Connection {
             }
             if left.is_zero() {
                 self.given_up.store(true, Ordering::Relaxed);
-                return Err(failure.given_up(&self.service, self.patience));
+                return Err(failure.given_up(&self.service(), self.patience));
             }
             drop(slot);
             self.env.monitor.detail(&format!("trying again: {failure}"));
@@ -337,8 +343,8 @@ impl Drop for Connection {
     }
 }
 
-/// The SDK's client as configured.
-async fn client(options: &Options) -> Result<Client, Failure> {
+/// The SDK's client as configured, and where it goes.
+async fn client(options: &Options) -> Result<(Client, Option<String>), Failure> {
     let mut loader = aws_config::defaults(BehaviorVersion::latest());
     let trusted = options.ca_bundle.as_deref().map(bundle).transpose()?;
     let system = trusted.is_none();
@@ -365,26 +371,42 @@ async fn client(options: &Options) -> Result<Client, Failure> {
             provider = provider.profile_name(profile);
         }
         loader = loader.credentials_provider(provider.build());
-    } else if options.profile.is_none() && std::env::var_os("AWS_ACCESS_KEY_ID").is_some() {
+    } else if let Some(profile) = &options.profile {
+        // Named here, it counts for more than what the environment says: two places may have credentials of their own.
+        let context = ProviderConfig::without_region().with_http_client(trusting.clone()).with_region(region(options).map(Region::new));
+        let provider = aws_config::profile::ProfileFileCredentialsProvider::builder().configure(&context).profile_name(profile);
+        loader = loader.credentials_provider(provider.build());
+    } else if std::env::var_os("AWS_ACCESS_KEY_ID").is_some() {
         // Straight from the environment: the chain would look in more places when they are wrong.
         loader = loader.credentials_provider(EnvironmentVariableCredentialsProvider::new());
     }
     let shared = loader.load().await;
+    let endpoint = options.endpoint.clone().or_else(|| configured_endpoint(&shared));
     // Without TLS nobody's certificate is looked at, and reading the system's takes longer than a request on the same machine. (Where
     // credentials come from is another matter.)
-    let plain = options.endpoint.as_ref().is_some_and(|endpoint| endpoint.to_ascii_lowercase().starts_with("http://"));
+    let plain = endpoint.as_ref().is_some_and(|endpoint| endpoint.to_ascii_lowercase().starts_with("http://"));
     let mut config = aws_sdk_s3::config::Builder::from(&shared)
         .http_client(if plain && system { http(Some(TrustStore::empty()))? } else { trusting })
         .retry_config(RetryConfig::disabled())
         .timeout_config(TimeoutConfig::builder().connect_timeout(Duration::from_secs(10)).build())
+        // Whatever the environment and the profile say: the checksum may be all that vouches for a body.
+        .request_checksum_calculation(RequestChecksumCalculation::WhenSupported)
+        .response_checksum_validation(ResponseChecksumValidation::WhenSupported)
         .force_path_style(options.path_style);
     if shared.region().is_none() {
         config = config.region(Region::new("us-east-1"));
     }
-    if let Some(endpoint) = &options.endpoint {
+    if let Some(endpoint) = &endpoint {
         config = config.endpoint_url(endpoint);
     }
-    Ok(Client::from_conf(config.build()))
+    Ok((Client::from_conf(config.build()), endpoint))
+}
+
+/// Where AWS's tools are told to find S3: by `AWS_ENDPOINT_URL_S3` or the profile's services, by `AWS_ENDPOINT_URL` or the profile.
+fn configured_endpoint(shared: &SdkConfig) -> Option<String> {
+    let key = ServiceConfigKey::builder().service_id("S3").env("AWS_ENDPOINT_URL").profile("endpoint_url").build().ok()?;
+    let of_s3 = shared.service_config().and_then(|config| config.load_config(key));
+    of_s3.or_else(|| shared.endpoint_url().map(str::to_string)).filter(|endpoint| !endpoint.is_empty())
 }
 
 /// As configured, or by the environment. Beside an endpoint of its own a region is a mere word: nobody waits for an instance's metadata then.

@@ -53,7 +53,7 @@ impl Failure {
 
     /// The user asked to stop.
     pub fn stopped() -> Failure {
-        Failure { kind: Kind::Stopped, uncertain: true, ..Failure::other("stopped on request") }
+        Failure { kind: Kind::Stopped, uncertain: true, ..Failure::other("stopped on request; run the same command again") }
     }
 
     /// The last of many attempts: whom it did not reach, and what to do.

@@ -284,7 +284,7 @@ impl S3Store {
 
     /// Whether the service is none of AWS's own.
     fn is_elsewhere(&self) -> bool {
-        let Some(endpoint) = &self.options.endpoint else { return false };
+        let Some(endpoint) = &self.connection.endpoint else { return false };
         let host = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, rest)| rest);
         let host = host.split(['/', ':']).next().unwrap_or_default().to_ascii_lowercase();
         ![".amazonaws.com", ".amazonaws.com.cn", ".api.aws"].iter().any(|domain| host.ends_with(domain))

@@ -209,7 +209,7 @@ impl S3Store {
     /// altered, and nobody stands between two programs of one machine: signing each byte as well, which the SDK does for all that is in
     /// memory, costs both sides another hash of it. The checksum, which the service verifies, goes along in any case.
     fn is_signed_without_body(&self, len: usize) -> bool {
-        len >= UNSIGNED && self.options.is_private_way()
+        len >= UNSIGNED && client::is_private_way(self.connection.endpoint.as_deref())
     }
 
     /// An object that replaces whatever is there.

@@ -717,7 +717,7 @@ fn locks_of_a_real_server_hold() {
 
 #[test]
 fn only_ways_that_nobody_can_alter_go_without_a_signature_of_every_byte() {
-    let way = |endpoint: Option<&str>| Options { endpoint: endpoint.map(str::to_string), ..Options::new("b", "") }.is_private_way();
+    let way = super::client::is_private_way;
     for private in [
         None,
         Some("https://s3.example.org"),
@@ -795,4 +795,55 @@ fn what_is_behind_a_lease_goes_when_nobody_can_be_reading_it() {
     assert!(store.replace_if("leases/a", b"second", b"third").unwrap());
     assert_eq!((store.remove_leftovers(&|_| false).unwrap(), fake.versions("leases/")), (2, 1));
     assert_eq!(store.get("leases/a").unwrap(), b"third");
+}
+
+#[test]
+fn every_body_goes_with_a_checksum_whatever_the_environment_says() {
+    const SWITCH: &str = "AWS_REQUEST_CHECKSUM_CALCULATION";
+    if std::env::var_os(SWITCH).is_none() {
+        let name = "store::s3::tests::every_body_goes_with_a_checksum_whatever_the_environment_says";
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        let ran = again.args(["--exact", name]).env(SWITCH, "when_required").output().unwrap();
+        let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+        assert!(ran.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&ran.stderr));
+    }
+    let fake = Fake::start();
+    let store = fake.store();
+    for (key, len) in [("sheets/a", 100), ("packs/crm/aa/a", 1 << 20), ("packs/crm/aa/b", 17 << 20)] {
+        store.put(key, &vec![7; len]).unwrap();
+    }
+    let log = fake.bucket().log.clone();
+    let sums: Vec<&String> = log.iter().filter(|l| l.starts_with("checksum")).collect();
+    assert_eq!(sums.len(), 4, "{log:?}");
+    assert!(sums.iter().all(|s| s.ends_with("crc32")), "{sums:?}");
+}
+
+#[test]
+fn thousands_of_objects_are_listed_and_removed_to_the_last() {
+    const MANY: usize = 2_300;
+    let fill = |store: &S3Store| -> Vec<String> {
+        let keys: Vec<String> = (0..MANY).map(|n| format!("packs/crm/{:02x}/{n}", n % 7)).collect();
+        std::thread::scope(|scope| {
+            for part in keys.chunks(MANY.div_ceil(8)) {
+                scope.spawn(move || part.iter().for_each(|k| store.put(k, b"x").unwrap()));
+            }
+        });
+        keys
+    };
+    let check = |store: &S3Store| {
+        let keys = fill(store);
+        for listed in [store.list("packs/").unwrap(), store.list_versions("packs/").unwrap()] {
+            let listed: std::collections::BTreeSet<String> = listed.into_iter().map(|o| o.key).collect();
+            assert_eq!(listed.len(), MANY);
+        }
+        assert!(store.delete_many(&keys).is_empty());
+        assert_eq!(store.list_versions("packs/").unwrap(), vec![]);
+    };
+    let fake = Fake::versioned();
+    fake.bucket().page = 1000;
+    check(&fake.store());
+    for variable in ["RESEAL_TEST_S3_BUCKET", "RESEAL_TEST_S3_VERSIONED"] {
+        let Some(options) = real(variable) else { return };
+        check(&S3Store::open(options, &Env::system()).unwrap());
+    }
 }

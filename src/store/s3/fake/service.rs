@@ -62,6 +62,16 @@ fn refusal(code: &'static str) -> s3s::S3Error {
     error
 }
 
+/// What vouches for the body of a request, beside its signature: the names of its headers, and what its trailer will be.
+macro_rules! checksum {
+    ($request:expr) => {{
+        let headers = &$request.headers;
+        let trailer = headers.get("x-amz-trailer").and_then(|v| v.to_str().ok());
+        let header = headers.keys().map(|name| name.as_str()).find(|name| name.starts_with("x-amz-checksum-"));
+        trailer.or(header).unwrap_or("none").to_string()
+    }};
+}
+
 async fn collect(body: Option<StreamingBlob>) -> S3Result<Vec<u8>> {
     let Some(mut body) = body else { return Ok(Vec::new()) };
     let mut out = Vec::new();
@@ -179,8 +189,10 @@ impl S3 for Backend {
     }
 
     async fn put_object(&self, req: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
+        let sum = checksum!(req);
         let input = req.input;
         let fault = self.enter(Op::Put, "PutObject", &input.key).await?;
+        self.lock().log.push(format!("checksum {sum}"));
         let bytes = collect(input.body).await?;
         let mut inner = self.lock();
         let (sse, key, class) = (&input.server_side_encryption, &input.ssekms_key_id, &input.storage_class);
@@ -207,6 +219,9 @@ impl S3 for Backend {
     async fn delete_objects(&self, req: S3Request<DeleteObjectsInput>) -> S3Result<S3Response<DeleteObjectsOutput>> {
         let input = req.input;
         let fault = self.enter(Op::Delete, "DeleteObjects", "").await?;
+        if input.delete.objects.len() > 1000 {
+            return Err(s3_error!(MalformedXML));
+        }
         let mut errors = Vec::new();
         let mut inner = self.lock();
         for (n, object) in input.delete.objects.iter().enumerate() {
@@ -322,8 +337,10 @@ impl S3 for Backend {
     }
 
     async fn upload_part(&self, req: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
+        let sum = checksum!(req);
         let input = req.input;
         let fault = self.enter(Op::Put, "UploadPart", &input.key).await?;
+        self.lock().log.push(format!("checksum {sum}"));
         let bytes = collect(input.body).await?;
         let tag = etag(&bytes);
         let mut inner = self.lock();
