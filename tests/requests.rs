@@ -209,6 +209,12 @@ fn cancelling_ends_with_the_waiting_and_destroys_the_identities() {
     request::step(&session, &a[0], Transition::Cancel).unwrap();
     request::step(&session, &c[0], Transition::Refuse { ground: "not the person".into() }).unwrap();
     assert_eq!(session.repo.list_sealed("requests/").unwrap(), [format!("requests/{}", b[0])]);
+    // The same once more, since no answer came: it is so, and nothing is added.
+    let entries = session.ledger().entries().len();
+    request::step(&session, &a[0], Transition::Cancel).unwrap();
+    request::step(&session, &c[0], Transition::Refuse { ground: "not the person".into() }).unwrap();
+    assert!(request::step(&session, &c[0], Transition::Refuse { ground: "another ground".into() }).is_err());
+    assert_eq!(session.ledger().entries().len(), entries);
     place.advance_hours(24 * 4);
     assert!(request::step(&session, &b[0], Transition::Cancel).is_err());
     assert!(request::step(&session, &c[0], Transition::Release).is_err());

@@ -100,7 +100,9 @@ fn pass(mut client: TcpStream, mut server: TcpStream, allowed: &dyn Fn(&str, &st
         let line = String::from_utf8_lossy(buffer[..n].split(|b| *b == b'\r').next().unwrap_or_default()).into_owned();
         let mut words = line.split(' ');
         if let (Some(method @ ("GET" | "PUT" | "HEAD" | "POST" | "DELETE")), Some(target)) = (words.next(), words.next()) {
-            let target = target.split("x-id=").next().unwrap_or(target).trim_end_matches(['?', '&']).replace("%2F", "/");
+            let (path, query) = target.split_once('?').unwrap_or((target, ""));
+            let query = query.split('&').filter(|q| !q.is_empty() && !q.starts_with("x-id=")).collect::<Vec<_>>().join("&");
+            let target = format!("{path}{}{query}", if query.is_empty() { "" } else { "?" }).replace("%2F", "/");
             if !allowed(method, &target) {
                 refused.lock().unwrap().insert(format!("{method} {target}"));
                 let body = "<Error><Code>AccessDenied</Code><Message>not by this policy</Message></Error>";
@@ -123,34 +125,20 @@ fn pass(mut client: TcpStream, mut server: TcpStream, allowed: &dyn Fn(&str, &st
     let _ = server.shutdown(Shutdown::Both);
 }
 
-/// docs/operations.md, "What the store must allow the host".
-fn host_may(method: &str, target: &str, data: &str, keys: &str, dataset: &str) -> bool {
-    let data = data.replace("s3://", "/");
-    let keys = keys.replace("s3://", "/");
-    let (bucket, prefix) = keys[1..].split_once('/').unwrap();
-    let lists =
-        |folder: &str| target.starts_with(&format!("/{bucket}/?list-type=2")) && target.contains(&format!("prefix={prefix}/{folder}"));
-    let under = |side: &str, folder: &str| target.starts_with(&format!("{side}/{folder}"));
-    match method {
-        "GET" => {
-            target == format!("{data}/reseal.json")
-                || under(&keys, &format!("known/{dataset}/"))
-                || under(&keys, &format!("leases/{dataset}"))
-                || lists(&format!("known/{dataset}/"))
-                || lists(&format!("leases/{dataset}"))
-        }
-        // Large packs go in parts.
-        "PUT" | "POST" => {
-            under(&data, &format!("packs/{dataset}/"))
-                || ["known", "intake"].iter().any(|folder| under(&keys, &format!("{folder}/{dataset}/")))
-                || under(&keys, &format!("leases/{dataset}"))
-        }
-        _ => false,
-    }
+/// What the handbook's policy for a put-only host allows where these are the two places.
+fn host_may(data: &str, keys: &str) -> impl Fn(&str, &str) -> bool + Send + Sync + 'static {
+    let statements: Vec<Value> = [data, keys]
+        .into_iter()
+        .flat_map(|place| {
+            let (bucket, prefix) = place.trim_start_matches("s3://").split_once('/').unwrap();
+            printed_policy(3, bucket, prefix)
+        })
+        .collect();
+    move |method, target| policy_allows(&statements, method, target)
 }
 
 #[test]
-fn a_put_only_host_needs_the_rights_of_the_table_and_no_more() {
+fn a_put_only_host_needs_the_rights_of_its_policy_and_no_more() {
     for variables in [("RESEAL_TEST_S3_BUCKET", "RESEAL_TEST_S3_BUCKET"), ("RESEAL_TEST_S3_VERSIONED", "RESEAL_TEST_S3_VERSIONED")] {
         let (Some((endpoint, data)), Some((_, keys))) = (server(variables.0), server(variables.1)) else { return };
         let dir = scratch();
@@ -158,16 +146,14 @@ fn a_put_only_host_needs_the_rights_of_the_table_and_no_more() {
         let run = |now: &str, args: &[&str]| place.with("reseal.yaml", now, args);
         run(&night_time(1), &["init"]).ok();
         run(&night_time(1), &["keys", "add", "--put-only", "web1.key", "--label", "web1", "--dataset", "crm"]).ok();
-        let (at, keys_at) = (place.data.clone(), place.keys.clone());
-        let gate = Gate::new(&endpoint, move |method, target| host_may(method, target, &at, &keys_at, "crm"));
+        let gate = Gate::new(&endpoint, host_may(&place.data, &place.keys));
         place.configure("host.yaml", &place.data, &place.keys, "./host-state", &s3(&gate.endpoint));
         let host =
             |now: &str| place.shop.run_with(now, &["backup", "--json"], &[("RESEAL_CONFIG", "host.yaml"), ("RESEAL_KEY_FILE", "web1.key")]);
         // A keys' side that lost everything is named where the host may see that, and stays as it is.
         let empty = format!("{}-elsewhere", place.keys);
-        let (at, keys_at) = (place.data.clone(), empty.clone());
         let sees_all = Gate::new(&endpoint, |_, _| true);
-        let sees_its_own = Gate::new(&endpoint, move |method, target| host_may(method, target, &at, &keys_at, "crm"));
+        let sees_its_own = Gate::new(&endpoint, host_may(&place.data, &empty));
         for (gate, code, word) in [(&sees_all, 6, "its keys' side is missing"), (&sees_its_own, 1, "known/crm/put is missing at s3://")] {
             place.configure("lost.yaml", &place.data, &empty, "./state2", &s3(&gate.endpoint));
             let lost = [("RESEAL_CONFIG", "lost.yaml"), ("RESEAL_KEY_FILE", "web1.key")];
@@ -211,7 +197,13 @@ fn a_put_only_host_needs_the_rights_of_the_table_and_no_more() {
 fn printed_policy(n: usize, bucket: &str, prefix: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md")).unwrap();
     let blocks = text.split("```json\n").skip(1).map(|b| b.split("```").next().unwrap());
-    let policy = blocks.filter(|b| b.contains("2012-10-17")).nth(n).unwrap().replace("BUCKET", bucket).replace("PREFIX", prefix);
+    let policy = blocks
+        .filter(|b| b.contains("2012-10-17"))
+        .nth(n)
+        .unwrap()
+        .replace("BUCKET", bucket)
+        .replace("PREFIX", prefix)
+        .replace("DATASET", "crm");
     serde_json::from_str::<Value>(&policy).unwrap()["Statement"].as_array().unwrap().clone()
 }
 
@@ -270,11 +262,7 @@ fn the_policies_of_the_handbook_suffice_for_whom_they_are_written() {
         let place = Place::new(&dir.path().join("shop"), &bucket, &bucket, &s3(&endpoint));
         let prefixes = [&place.data, &place.keys].map(|at| at.split_once(&format!("{bucket}/")).unwrap().1.to_string());
         let both = |n: usize| prefixes.iter().flat_map(|prefix| printed_policy(n, &bucket, prefix)).collect::<Vec<Value>>();
-        let (operator, officer) = (both(0), both(1));
-        let mut engineer: Vec<Value> = prefixes.iter().flat_map(|prefix| printed_policy(1, &bucket, prefix).into_iter().take(2)).collect();
-        let ledger = format!("arn:aws:s3:::{bucket}/{}/ledger/*", prefixes[1]);
-        engineer.push(serde_json::json!({"Effect": "Allow", "Resource": [ledger], "Action": ["s3:PutObject"]}));
-        let gates = [("operator.yaml", operator), ("officer.yaml", officer), ("engineer.yaml", engineer)].map(|(file, statements)| {
+        let gates = [("operator.yaml", both(0)), ("officer.yaml", both(1)), ("engineer.yaml", both(2))].map(|(file, statements)| {
             let gate = Gate::new(&endpoint, move |method, target| policy_allows(&statements, method, target));
             place.configure(file, &place.data, &place.keys, &format!("./{file}.state"), &s3(&gate.endpoint));
             (file, gate)
@@ -480,7 +468,120 @@ fn a_dataset_with_a_region_on_a_service_that_names_none() {
     std::fs::write(place.shop.path("unsaid.yaml"), pinned("eu-central-1").replace("region: us-east-1, ", "")).unwrap();
     let ran = place.with("unsaid.yaml", &night_time(1), &["archives"]).exits(1);
     assert!(ran.stderr.contains("the service does not say"), "{}", ran.stderr);
+    // A service that only the environment names is none of AWS's either.
+    let elsewhere = format!("endpoint: '{endpoint}', ");
+    assert!(text.contains(&elsewhere));
+    std::fs::write(place.shop.path("by-environment.yaml"), pinned("us-east-1").replace(&elsewhere, "path_style: true, ")).unwrap();
+    for variable in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"] {
+        let env = [("RESEAL_CONFIG", "by-environment.yaml"), (variable, endpoint.as_str())];
+        let ran = place.shop.run_with(&night_time(1), &["archives"], &env).ok();
+        assert!(ran.stderr.contains("rests on the region in the configuration alone"), "{variable}: {}", ran.stderr);
+    }
     // Contradicted by the configuration itself.
     std::fs::write(place.shop.path("other.yaml"), pinned("eu-central-1")).unwrap();
     place.with("other.yaml", &night_time(1), &["archives"]).exits(2);
+}
+
+#[test]
+fn a_profile_that_is_named_counts_for_more_than_the_environment() {
+    let Some((endpoint, bucket)) = server("RESEAL_TEST_S3_BUCKET") else { return };
+    let dir = scratch();
+    let s3 = |profile: &str| s3(&endpoint).replace("{endpoint", &format!("{{profile: {profile}, endpoint"));
+    let place = Place::new(&dir.path().join("shop"), &bucket, &bucket, &s3("packs"));
+    let (access, secret) = (std::env::var("AWS_ACCESS_KEY_ID").unwrap(), std::env::var("AWS_SECRET_ACCESS_KEY").unwrap());
+    let profiles = format!(
+        "[packs]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n[wrong]\naws_access_key_id = wrong\naws_secret_access_key = x\n"
+    );
+    shop::write_private(&place.shop.path("credentials"), &profiles);
+    let file = place.shop.path("credentials").to_str().unwrap().to_string();
+    let run = |config: &str, access: &str, args: &[&str]| {
+        let env = [("RESEAL_CONFIG", config), ("AWS_SHARED_CREDENTIALS_FILE", file.as_str()), ("AWS_ACCESS_KEY_ID", access)];
+        place.shop.run_with(&night_time(1), args, &env)
+    };
+    run("reseal.yaml", "nobody", &["init"]).ok();
+    run("reseal.yaml", "nobody", &["backup"]).ok();
+    for (profile, word) in [("wrong", "does not know these credentials"), ("not-there", "not-there")] {
+        place.configure("other.yaml", &place.data, &place.keys, "./state", &s3(profile));
+        let ran = run("other.yaml", &access, &["archives"]).exits(1);
+        assert!(ran.stderr.contains(word), "{profile}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn what_a_bucket_does_by_itself_is_named_where_it_is_asked_for() {
+    let Some((endpoint, _)) = server("RESEAL_TEST_S3_BUCKET") else { return };
+    let bucket = format!("expiring-{}", std::process::id());
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/s3-server");
+    let (access, secret) = (std::env::var("AWS_ACCESS_KEY_ID").unwrap(), std::env::var("AWS_SECRET_ACCESS_KEY").unwrap());
+    assert!(Command::new(script).args(["bucket", &endpoint, &access, &secret, &bucket, "expiring"]).status().unwrap().success());
+    let dir = scratch();
+    let place = Place::new(&dir.path().join("shop"), &bucket, &bucket, &s3(&endpoint));
+    let names = |what: &str| what.contains("lifecycle: rule tidy: objects expire after 90 days: backups would be LOST");
+    let said = place.with("reseal.yaml", &night_time(1), &["init"]).ok();
+    assert!(names(&(said.stdout + &said.stderr)));
+    place.with("reseal.yaml", &night_time(1), &["backup"]).ok();
+    let said = place.with("reseal.yaml", &night_time(1), &["verify"]).ok();
+    assert!(names(&(said.stdout + &said.stderr)));
+    for args in [["verify", "--json"], ["retention", "--json"]] {
+        let ran = place.with("reseal.yaml", &night_time(1), &args);
+        let listed = ran.json().to_string();
+        assert!(listed.contains(r#""aspect":"lifecycle""#) && listed.contains(r#""result":"warning""#), "{args:?}: {listed}");
+    }
+    let stated = place.with("reseal.yaml", &night_time(1), &["retention"]).stdout;
+    assert!(stated.contains("rule tidy: objects expire after 90 days: backups would be LOST"), "{stated}");
+}
+
+#[test]
+fn ctrl_c_aborts_uploads_and_gives_the_lease_back() {
+    let Some((endpoint, bucket)) = server("RESEAL_TEST_S3_VERSIONED") else { return };
+    let dir = scratch();
+    let gate = Gate::new(&endpoint, |_, _| true);
+    let slow = s3(&gate.endpoint).replace("{endpoint", "{bandwidth: 6MiB, endpoint");
+    let place = Place::new(&dir.path().join("shop"), &bucket, &bucket, &slow);
+    // What does not compress.
+    let mut x = 1u64;
+    let noise: Vec<u8> = (0..6 << 20)
+        .flat_map(|_| {
+            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            x.to_be_bytes()
+        })
+        .collect();
+    std::fs::write(place.shop.path("data/noise"), noise).unwrap();
+    place.with("reseal.yaml", &night_time(1), &["init"]).ok();
+    let child = place.shop.spawn(&night_time(1), &["backup"], &[]);
+    let of_upload = |end: &str| -> BTreeSet<String> {
+        let passed = gate.passed.lock().unwrap();
+        let mut keys = BTreeSet::new();
+        for request in passed.iter() {
+            let (method, target) = request.split_once(' ').unwrap();
+            let (key, query) = target.split_once('?').unwrap_or((target, ""));
+            let this = match method {
+                "POST" if query.starts_with("uploads") => "begun",
+                "POST" if query.contains("uploadId=") => "completed",
+                "DELETE" if query.contains("uploadId=") => "aborted",
+                _ => continue,
+            };
+            if this == end {
+                keys.insert(key.to_string());
+            }
+        }
+        keys
+    };
+    let patience = std::time::Instant::now();
+    while of_upload("begun").is_empty() {
+        assert!(patience.elapsed().as_secs() < 60, "no upload begins");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
+    let ran = shop::finish(child).exits(1);
+    assert!(ran.stderr.contains("run the same command again"), "{}", ran.stderr);
+    assert!(patience.elapsed().as_secs() < 60);
+    let open: Vec<String> = of_upload("begun").difference(&of_upload("completed")).cloned().collect();
+    let aborted = of_upload("aborted");
+    assert!(!open.is_empty() && open.iter().all(|key| aborted.contains(key)), "{open:?}, aborted: {aborted:?}");
+    // Nobody has to wait for the lease, and what it left is swept.
+    place.configure("fast.yaml", &place.data, &place.keys, "./state", &s3(&endpoint));
+    place.with("fast.yaml", &night_time(1), &["backup"]).ok();
+    place.with("fast.yaml", &night_time(1), &["verify", "--read-data"]).ok();
+    assert_eq!(differs_from_live(&place.latest("fast.yaml", &night_time(1)), &place.live()), None);
 }

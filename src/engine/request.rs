@@ -8,7 +8,7 @@ use super::session::Session;
 use super::state::Request;
 use crate::config;
 use crate::env::random_bytes;
-use crate::policy::{Kind, Transition};
+use crate::policy::{Kind, State as Stage, Transition};
 use crate::{Error, Result};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -163,6 +163,15 @@ pub fn step(session: &Session, id: &str, transition: Transition) -> Result<Reque
     sweep_identities(session)?;
     let state = session.state()?;
     let request = state.request(id)?.clone();
+    // Said again because the first answer got lost: what it left undone is done by now.
+    let said = match (&transition, request.stage(session.now())) {
+        (Transition::Cancel, Stage::Cancelled) => true,
+        (Transition::Refuse { ground }, Stage::Refused) => request.ended.as_ref() == Some(ground),
+        _ => false,
+    };
+    if said {
+        return Ok(request);
+    }
     let policy = request.datasets.keys().find_map(|d| session.config.datasets.get(d)).map(|d| d.erasure.clone()).unwrap_or_default();
     // Who approves is who acts: the audit log knows no other name.
     let transition = match transition {
