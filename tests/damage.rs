@@ -533,3 +533,27 @@ fn an_erasure_is_not_done_while_the_keys_of_a_dataset_are_missing() {
     std::fs::copy(base.shop.path("backups/datasets/a"), shop.path("backups/datasets/a")).unwrap();
     shop.run("2026-11-15T09:00:00Z", &["propagate"]).ok();
 }
+
+#[test]
+fn a_backup_stores_anew_what_lay_in_packs_that_are_gone() {
+    let scratch = scratch();
+    let shop = Shop::new(&scratch.path().join("shop"), false);
+    shop.prepare(2);
+    let live = |shop: &Shop| -> Tree {
+        common::tree(&shop.path("data")).into_iter().map(|(name, bytes)| (format!("data/{name}"), bytes)).collect()
+    };
+    // One after the other, the largest first: key sheets stay behind.
+    for n in 3..6 {
+        let mut packs: Vec<_> = shop.objects("backups/packs").into_iter().map(|o| shop.path(&o)).collect();
+        packs.sort_by_key(|p| std::cmp::Reverse(std::fs::metadata(p).unwrap().len()));
+        std::fs::remove_file(&packs[0]).unwrap();
+        let now = common::shop::night_time(n);
+        let ran = shop.run(&now, &["backup"]);
+        assert!(ran.stderr.contains("are not there"), "{:?}: {}", ran.code, ran.stderr);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        let _ = std::fs::remove_dir_all(shop.path("out"));
+        shop.run(&now, &["restore", "latest", "--to", "out"]).ok();
+        assert_eq!(common::shop::differs_from_live(&common::tree(&shop.path("out")), &live(&shop)), None);
+        shop.run(&now, &["drill"]).ok();
+    }
+}

@@ -343,9 +343,24 @@ impl Session {
     pub fn view_with(&self, name: &str, marks: Arc<MarksCache>) -> Result<View> {
         let dataset = self.dataset(name)?;
         let index = self.repo.index(&dataset)?;
-        let memory = self.config.memory as usize;
-        let reader = Arc::new(ChunkReader::new(&self.repo, &dataset, index.clone(), memory / 16));
-        Ok(View { dataset, index, reader, marks, named: Arc::default() })
+        Ok(self.view_of(dataset, index, marks))
+    }
+
+    /// For who adds to it: of what is there. Warns about packs that are not.
+    pub fn view_to_add_to(&self, name: &str) -> Result<View> {
+        let dataset = self.dataset(name)?;
+        let (index, gone) = self.repo.index_of_what_is_there(&dataset)?;
+        if gone > 0 {
+            self.env.monitor.warn(&format!(
+                "{name}: {gone} pack(s) that have a key sheet are not there: what they held is stored anew if the source still has it; reseal verify --read-data names the archives that need them"
+            ));
+        }
+        Ok(self.view_of(dataset, index, MarksCache::new(self.config.memory as usize / 4)))
+    }
+
+    fn view_of(&self, dataset: Arc<Dataset>, index: Arc<ChunkIndex>, marks: Arc<MarksCache>) -> View {
+        let reader = Arc::new(ChunkReader::new(&self.repo, &dataset, index.clone(), self.config.memory as usize / 16));
+        View { dataset, index, reader, marks, named: Arc::default() }
     }
 
     /// A dataset's heads; warns about damaged ones and about superseded generations put back.

@@ -9,6 +9,7 @@ use super::sheet::{Row, Sheet, role_byte};
 use super::{Repository, sheet};
 use crate::{Error, Result};
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Extensions are merged into one when there are more.
@@ -216,6 +217,19 @@ impl Repository {
     pub fn index(&self, dataset: &Dataset) -> Result<Arc<ChunkIndex>> {
         let (sheets, damaged) = self.sheets(dataset)?;
         Ok(Arc::new(ChunkIndex::from_sheets(sheets.into_iter().map(|(s, _)| s).collect(), damaged)))
+    }
+
+    /// Like [`Repository::index`], without the sheets whose pack is gone or too short: what a writer need not write is what can be read. A holder
+    /// of the lease that lost it unnoticed, or a hand that removed a pack, leaves such a sheet; gives how many there are.
+    pub fn index_of_what_is_there(&self, dataset: &Dataset) -> Result<(Arc<ChunkIndex>, usize)> {
+        let (sheets, damaged) = self.sheets(dataset)?;
+        let listed = self.location().data.list(&format!("packs/{}/", dataset.name()))?;
+        let there: HashMap<PackId, u64> = listed.iter().filter_map(|o| Some((sheet::pack_of_key(&o.key)?, o.len))).collect();
+        let all = sheets.len();
+        let sheets: Vec<Sheet> =
+            sheets.into_iter().map(|(s, _)| s).filter(|s| there.get(&s.pack).is_some_and(|len| *len >= s.size)).collect();
+        let gone = all - sheets.len();
+        Ok((Arc::new(ChunkIndex::from_sheets(sheets, damaged)), gone))
     }
 
     /// All sheets of a dataset, by pack, with the stored bytes' length; and those that cannot be read.

@@ -50,6 +50,16 @@ struct State {
     lost: bool,
 }
 
+/// Asks whether a lease is still held.
+pub struct Hold(Arc<Shared>);
+
+impl Hold {
+    /// See [`Lease::check`].
+    pub fn check(&self) -> Result<()> {
+        self.0.check()
+    }
+}
+
 /// A held lease: renewed by a thread until dropped.
 pub struct Lease {
     shared: Arc<Shared>,
@@ -70,6 +80,28 @@ fn locked(key: &str, by: &Stored) -> Error {
         holder: format!("process {} on {}", by.process.pid, by.host),
         since: by.since.to_string(),
         expires: by.expires.to_string(),
+    }
+}
+
+/// Whether somebody on another machine still renews a lease that is over by this machine's clock: the clocks may differ. Waits for longer than
+/// it takes until the next renewal.
+fn is_renewed(store: &dyn Store, env: &Env, key: &str, other: &Stored, bytes: &[u8]) -> Result<bool> {
+    let ttl = Duration::try_from(other.renewed.duration_until(other.expires)).unwrap_or_default();
+    let wait = ttl / 3 + ttl / 12;
+    env.monitor.warn(&format!(
+        "{key}: the lease of process {} on {} is over by this machine's clock; waiting {} s to see whether it is still renewed",
+        other.process.pid,
+        other.host,
+        wait.as_secs()
+    ));
+    let started = Instant::now();
+    while started.elapsed() < wait {
+        env.stop.check("nothing was changed; run the same command again")?;
+        std::thread::sleep(Duration::from_millis(100).min(wait.saturating_sub(started.elapsed())));
+    }
+    match store.get(key) {
+        Err(e) if e.is_missing() => Ok(false),
+        there => Ok(there? != bytes),
     }
 }
 
@@ -115,7 +147,10 @@ impl Lease {
                 }
                 Some(old) => {
                     let other = decode(&key, &old)?;
-                    if !other.released && other.expires > now && other.process.alive() != Alive::No {
+                    let alive = if other.released { Alive::No } else { other.process.alive() };
+                    if alive != Alive::No
+                        && (other.expires > now || (alive == Alive::Unknown && is_renewed(&*store, env, &key, &other, &old)?))
+                    {
                         return Err(locked(&key, &other));
                     }
                     let held = mine(other.fence.saturating_add(1));
@@ -169,9 +204,27 @@ impl Shared {
         Error::Refused(format!("{}: the lease was lost (another process took it, or it could not be renewed in time)", self.key))
     }
 
+    /// By both clocks: the monotonic one stands still while the machine sleeps, and the other one may be set back.
     fn check_time(&self) -> Result<()> {
         let state = self.state();
-        if state.lost || state.renewed.elapsed() >= self.ttl { Err(self.lost()) } else { Ok(()) }
+        let over = state.renewed.elapsed() >= self.ttl || self.clock.now() >= state.held.expires;
+        if state.lost || over { Err(self.lost()) } else { Ok(()) }
+    }
+
+    fn check(&self) -> Result<()> {
+        self.check_time()?;
+        let there = match self.store.get(&self.key) {
+            Err(e) if e.is_missing() => return Err(self.lost()),
+            other => decode(&self.key, &other?)?,
+        };
+        let state = self.state();
+        if there.token == state.held.token && there.fence == state.held.fence && !there.released {
+            Ok(())
+        } else if there.released {
+            Err(self.lost())
+        } else {
+            Err(locked(&self.key, &there))
+        }
     }
 }
 
@@ -195,19 +248,12 @@ impl Lease {
 
     /// Call before every step that commits: fails when the lease is no longer held. Reads the lease.
     pub fn check(&self) -> Result<()> {
-        self.shared.check_time()?;
-        let there = match self.shared.store.get(&self.shared.key) {
-            Err(e) if e.is_missing() => return Err(self.shared.lost()),
-            other => decode(&self.shared.key, &other?)?,
-        };
-        let state = self.shared.state();
-        if there.token == state.held.token && there.fence == state.held.fence && !there.released {
-            Ok(())
-        } else if there.released {
-            Err(self.shared.lost())
-        } else {
-            Err(locked(&self.shared.key, &there))
-        }
+        self.shared.check()
+    }
+
+    /// For threads that outlive the caller's borrow: asks the same, and holds nothing.
+    pub fn hold(&self) -> Hold {
+        Hold(self.shared.clone())
     }
 
     /// Like [`Lease::check`], without asking the store: by the renewals only.
@@ -256,7 +302,11 @@ mod tests {
     fn an_expired_lease_is_taken_over_and_its_holder_finds_out() {
         let t = testing::fixture();
         let first = t.repo.lease("d", LONG).unwrap();
-        t.clock.advance(61);
+        t.clock.advance(59);
+        first.check_cheaply().unwrap();
+        // A machine that slept: no monotonic clock has moved.
+        t.clock.advance(2);
+        assert!(first.check_cheaply().is_err() && first.hold().check().is_err());
         let second = t.repo.lease("d", LONG).unwrap();
         assert!(first.check().is_err());
         second.check().unwrap();
@@ -278,6 +328,28 @@ mod tests {
         assert!(matches!(t.repo.lease("d", LONG), Err(Error::Locked { .. })));
         t.keys.put("leases/d", b"rubbish").unwrap();
         assert!(matches!(t.repo.lease("d", LONG), Err(Error::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_stranger_whose_clock_is_behind_is_seen_to_renew() {
+        let t = testing::fixture();
+        drop(t.repo.lease("d", LONG).unwrap());
+        let mut held: Stored = decode("", &t.keys.get("leases/d").unwrap()).unwrap();
+        held.released = false;
+        held.process.boot = "1".repeat(32);
+        held.renewed = t.clock.now() - SignedDuration::from_secs(300);
+        held.expires = held.renewed + SignedDuration::from_secs(2);
+        t.keys.put("leases/d", &encode(&held).unwrap()).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(300));
+                held.renewed += SignedDuration::from_secs(1);
+                t.keys.put("leases/d", &encode(&held).unwrap()).unwrap();
+            });
+            assert!(matches!(t.repo.lease("d", LONG), Err(Error::Locked { .. })));
+        });
+        // Nobody does any more.
+        t.repo.lease("d", LONG).unwrap().check().unwrap();
     }
 
     #[test]

@@ -57,6 +57,25 @@ fn the_same_chunk_is_stored_once_per_role_and_never_shared_between_datasets() {
 }
 
 #[test]
+fn a_sheet_is_not_written_once_the_lease_is_lost() {
+    let t = fixture();
+    let dataset = t.repo.create_dataset("d").unwrap();
+    let write = |late: bool| {
+        let lease = t.repo.lease("d", Duration::from_secs(60)).unwrap();
+        let writer = ChunkWriter::new(&t.repo, &dataset, t.repo.index(&dataset).unwrap(), WriteOptions::default()).under(&lease);
+        writer.add(Role::Data, if late { b"late" } else { b"in time" }).unwrap();
+        if late {
+            t.clock.advance(61);
+        }
+        writer.finish().map(|_| ())
+    };
+    write(false).unwrap();
+    assert!(matches!(write(true), Err(Error::Refused(text)) if text.contains("lost")));
+    let (sheets, packs) = (t.repo.location().keys.list("sheets/d/").unwrap(), t.repo.location().data.list("packs/d/").unwrap());
+    assert_eq!((sheets.len(), packs.len()), (1, 2), "a pack without a sheet is swept; a sheet without a pack is not");
+}
+
+#[test]
 fn writers_threads_share_one_writer() {
     let t = fixture_with(small());
     let dataset = t.repo.create_dataset("d").unwrap();

@@ -8,6 +8,7 @@ use super::id::PackId;
 use super::index::ChunkIndex;
 use super::intake::Outbox;
 use super::known::Known;
+use super::lease::{Hold, Lease};
 use super::params::Sizes;
 use super::sheet::{Row, Sheet, pack_key, role_byte};
 use super::{Location, RepoId, Repository, chunk};
@@ -16,7 +17,7 @@ use crate::store::Store;
 use crate::{Error, Result};
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use zeroize::Zeroizing;
 
@@ -87,6 +88,8 @@ struct Target {
     sheets: Sheets,
     /// Memory of a pack that is stored, for the next one: fresh memory costs the kernel as much as copying into it.
     spare: Mutex<Vec<u8>>,
+    /// The lease under which it writes.
+    hold: OnceLock<Hold>,
 }
 
 /// Who keeps the keys of what was written.
@@ -141,6 +144,7 @@ impl ChunkWriter {
             env: repository.env().clone(),
             sheets: Sheets::Repository(repository.clone()),
             spare: Mutex::default(),
+            hold: OnceLock::new(),
         };
         ChunkWriter::to(target, dataset, Present::Index(index.clone()), index, options)
     }
@@ -154,6 +158,7 @@ impl ChunkWriter {
             env: outbox.env().clone(),
             sheets: Sheets::Outbox(outbox.clone()),
             spare: Mutex::default(),
+            hold: OnceLock::new(),
         };
         ChunkWriter::to(target, outbox.dataset(), Present::Known(known), Arc::default(), options)
     }
@@ -178,6 +183,13 @@ impl ChunkWriter {
             storing: Mutex::new(Some(Storing { queue, threads })),
             stored,
         }
+    }
+
+    /// Asks for the lease between a pack and its key sheet. Whoever took it over may have removed the pack, since no sheet named it; a sheet
+    /// without its pack would be taken for granted by every later backup.
+    pub fn under(self, lease: &Lease) -> ChunkWriter {
+        let _ = self.target.hold.set(lease.hold());
+        self
     }
 
     /// The dataset that it writes to.
@@ -366,6 +378,9 @@ fn store_pack(target: &Target, dataset: &Dataset, pack: OpenPack) -> Result<Shee
     if let Ok(mut bytes) = Arc::try_unwrap(bytes) {
         bytes.clear();
         *lock(&target.spare) = bytes;
+    }
+    if let Some(hold) = target.hold.get() {
+        hold.check()?;
     }
     match &target.sheets {
         Sheets::Repository(repository) => sheet.put(repository.sealer(), &*location.keys, dataset.name())?,

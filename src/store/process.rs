@@ -45,7 +45,12 @@ impl ProcessId {
         }
         match started(self.pid) {
             Some(start) if start == self.start => Alive::Yes,
-            _ => Alive::No,
+            Some(_) => Alive::No,
+            // What others run may be hidden (`hidepid`); whether the number is taken is told all the same.
+            None => match i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw).map(rustix::process::test_kill_process) {
+                None | Some(Err(rustix::io::Errno::SRCH)) => Alive::No,
+                Some(_) => Alive::Unknown,
+            },
         }
     }
 }
@@ -80,6 +85,8 @@ mod tests {
         let me = ProcessId::current();
         assert_eq!(me.alive(), Alive::Yes);
         assert_eq!(ProcessId { start: me.start + 1, ..me.clone() }.alive(), Alive::No);
+        // Above all numbers that the kernel gives.
+        assert_eq!(ProcessId { pid: i32::MAX as u32, ..me.clone() }.alive(), Alive::No);
         assert_eq!(ProcessId { pid: u32::MAX, ..me.clone() }.alive(), Alive::No);
         assert_eq!(ProcessId { boot: "0".repeat(32), ..me.clone() }.alive(), Alive::Unknown);
         assert_eq!(ProcessId { namespace: 1, ..me }.alive(), Alive::Unknown);

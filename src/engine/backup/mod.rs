@@ -80,7 +80,7 @@ pub fn backup(session: &Session, config: &config::Dataset, tag: Option<String>) 
     let lease = session.repo.lease(&config.name, super::LEASE_TTL)?;
     super::intake::admit(session, config, &lease)?;
     let frame = Frame { config, tag, created_at: session.now() };
-    let view = session.view(&config.name)?;
+    let view = session.view_to_add_to(&config.name)?;
     let heads = session.heads(&config.name)?;
     for (key, e) in &heads.damaged {
         session.env.monitor.warn(&format!("{key}: {e}"));
@@ -92,7 +92,7 @@ pub fn backup(session: &Session, config: &config::Dataset, tag: Option<String>) 
     }
     let parent = Parent::new(latest.map(|l| view.open(&l.head)), &config.map_digest)?;
     let options = WriteOptions { level: session.config.compression_level, ..WriteOptions::default() };
-    let writer = ChunkWriter::new(&session.repo, &view.dataset, view.index.clone(), options);
+    let writer = ChunkWriter::new(&session.repo, &view.dataset, view.index.clone(), options).under(&lease);
     let state = session.state()?;
     let erased = erased_people(&state, &config.name, session.now());
     let shared = Shared {
@@ -227,7 +227,7 @@ pub(super) fn confirm_still_live(
     if met.is_empty() {
         return Ok(Vec::new());
     }
-    let view = session.view(&config.name)?;
+    let view = session.view_to_add_to(&config.name)?;
     let chosen: Vec<(&str, &[IdentityTokens])> = met.iter().filter_map(|i| erased.get(*i)).copied().collect();
     let counts = super::subject::count_by_tokens(session, config, &view, head, &chosen.iter().map(|(_, t)| *t).collect::<Vec<_>>())?;
     let mut out = Vec::new();

@@ -32,7 +32,7 @@ pub fn put_only(
         env.monitor.detail(&format!("{e}; its chunks are handed in again"));
     }
     let options = WriteOptions { level: whole.compression_level, ..WriteOptions::default() };
-    let writer = ChunkWriter::to_outbox(&outbox, known, options);
+    let writer = ChunkWriter::to_outbox(&outbox, known, options).under(&lease);
     let shared = Shared {
         writer: &writer,
         dataset: outbox.dataset(),

@@ -169,7 +169,7 @@ fn run_dataset(
     let started = report.started;
     // One pack of data at a time: what an erasure writes is little, or many neighbours anyway.
     let options = WriteOptions { level: session.config.compression_level, open_packs: 1 };
-    let writer = ChunkWriter::new(&session.repo, &view.dataset, view.index.clone(), options);
+    let writer = ChunkWriter::new(&session.repo, &view.dataset, view.index.clone(), options).under(lease);
     session.env.monitor.phase(&format!("erasing from {}", config.name), Some(heads.latest.len() as u64));
     let editing = Editing { session, config, view: &view, people: &people, requests, writer: &writer, started, scope };
     let begun = |listed: Listed, known: &mut Known| -> Result<Work> {
