@@ -223,22 +223,29 @@ impl Connection {
         F: Fn() -> W,
         W: Future<Output = Result<T, Failure>>,
     {
-        self.call_for(verb, &Cell::new(bytes), attempt).await
+        self.call_as(verb, &Cell::new(bytes), false, attempt).await
     }
 
-    /// The same for an answer of so many bytes, as far as that is known; an attempt that learns more says so ([`Connection::expect`]).
-    pub async fn call_for<T, F, W>(&self, verb: Verb, bytes: &Cell<u64>, attempt: F) -> Result<T, Failure>
+    /// The same for an answer of so many bytes, as far as that is known; an attempt that learns more says so ([`Connection::expect`]). What is
+    /// `urgent` waits for no other request: a lease that stood in line behind packs would be over before it is renewed.
+    pub async fn call_as<T, F, W>(&self, verb: Verb, bytes: &Cell<u64>, urgent: bool, attempt: F) -> Result<T, Failure>
     where
         F: Fn() -> W,
         W: Future<Output = Result<T, Failure>>,
     {
-        let started = Instant::now();
+        let mut began: Option<Instant> = None;
         let mut pause = FIRST_PAUSE;
         let mut uncertain = false;
         let patience = if self.given_up.load(Ordering::Relaxed) { Duration::ZERO } else { self.patience };
         loop {
-            self.throttle(bytes.get()).await?;
-            let slot = self.slots.acquire().await.map_err(|_| Failure::other("closed"))?;
+            let slot = if urgent {
+                None
+            } else {
+                self.throttle(bytes.get()).await?;
+                Some(self.slots.acquire().await.map_err(|_| Failure::other("closed"))?)
+            };
+            // What it waited for others is not the service's fault.
+            let began = *began.get_or_insert_with(Instant::now);
             self.count(verb);
             let mut failure = match self.one(verb, bytes, attempt()).await {
                 Ok(done) => {
@@ -249,7 +256,7 @@ impl Connection {
             };
             uncertain |= failure.uncertain;
             failure.uncertain = uncertain;
-            let left = patience.saturating_sub(started.elapsed());
+            let left = patience.saturating_sub(began.elapsed());
             if !failure.again || self.env.stop.requested() {
                 return Err(failure);
             }

@@ -27,6 +27,11 @@ impl S3Store {
         self.describe()
     }
 
+    /// Before this moment, in seconds, began nothing that somebody may still be busy with.
+    pub(super) fn long_ago(&self) -> i64 {
+        self.connection.env.now().as_second().saturating_sub(LEFTOVER_AGE)
+    }
+
     /// Whether the bucket keeps versions, or kept them once. Who may not ask looks for versions every time.
     pub(super) async fn has_versions(&self) -> Result<bool, Failure> {
         if let Some(known) = self.versioned.get() {
@@ -117,7 +122,7 @@ impl S3Store {
             return Ok(0);
         }
         let mut removed = 0;
-        let long_ago = self.connection.env.now().as_second().saturating_sub(LEFTOVER_AGE);
+        let long_ago = self.long_ago();
         // Packs and heads hold no keys, may be locked, and are the sweep's business, which knows what lives.
         for folder in self.folders().await.map_err(failed)?.iter().filter(|f| !KEYLESS.contains(&f.as_str())) {
             let versions = self.versions(folder).await.map_err(failed)?;
@@ -126,9 +131,9 @@ impl S3Store {
                 .flat_map(|(key, line)| match line.front() {
                     // Behind a lease only what nobody can just be reading: see `bury`.
                     Some(front) if !front.marker && is_lease(&key) => {
-                        line.behind(front).into_iter().filter(|v| v.at.is_some_and(|at| at < long_ago)).collect()
+                        line.behind(front, long_ago).into_iter().filter(|v| v.at.is_some_and(|at| at < long_ago)).collect()
                     }
-                    Some(front) if !front.marker => line.behind(front),
+                    Some(front) if !front.marker => line.behind(front, long_ago),
                     _ if spare(&key) => Vec::new(),
                     _ => line.hidden(long_ago),
                 })
@@ -156,9 +161,10 @@ impl S3Store {
                     return Ok(Vec::new());
                 }
                 let versions = self.versions_of_many(batch).await?;
-                let lines = Line::all(versions).into_values();
-                let old =
-                    lines.flat_map(|line| line.front().filter(|front| !front.marker).map_or_else(Vec::new, |front| line.behind(front)));
+                let (lines, long_ago) = (Line::all(versions).into_values(), self.long_ago());
+                let old = lines.flat_map(|line| {
+                    line.front().filter(|front| !front.marker).map_or_else(Vec::new, |front| line.behind(front, long_ago))
+                });
                 self.remove_all(old.collect()).await
             };
             match done.await {

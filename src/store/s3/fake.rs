@@ -306,6 +306,11 @@ impl Inner {
         format!("v{:08}", self.n)
     }
 
+    /// The version as an answer names it: not at all, unless the bucket makes new ones.
+    fn told(&self, id: String) -> Option<String> {
+        (self.versioning == Some(BucketVersioningStatus::ENABLED)).then_some(id)
+    }
+
     fn current(&self, key: &str) -> Option<&Version> {
         self.objects.get(key)?.iter().find(|v| !v.arriving).filter(|v| v.bytes.is_some())
     }

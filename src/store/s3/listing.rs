@@ -9,6 +9,9 @@ use aws_sdk_s3::operation::list_object_versions::ListObjectVersionsOutput;
 use aws_sdk_s3::primitives::DateTime;
 use std::collections::BTreeMap;
 
+/// The id of the one version that a bucket has of a key while it keeps none.
+pub(super) const NULL: &str = "null";
+
 /// A version of an object, or a delete marker.
 #[derive(Debug, Clone)]
 pub(super) struct Version {
@@ -23,6 +26,12 @@ pub(super) struct Version {
 }
 
 impl Version {
+    /// Whether its place among the others tells its age: the version of a bucket that did not keep them yet, or does not any more, may be listed last
+    /// whatever its age.
+    fn has_place(&self) -> bool {
+        self.id.as_deref().is_some_and(|id| id != NULL)
+    }
+
     pub fn into_object(self) -> Object {
         Object { key: self.key, len: self.len, version: self.id, is_delete_marker: self.marker, is_latest: self.latest }
     }
@@ -52,21 +61,23 @@ impl Line {
     }
 
     /// What this version, which is one of the line, has replaced. "Not the latest" would not do: some services list a version before they say
-    /// that it is the latest, while its writer waits for the answer. Removing it would lose what that writer is then told is stored.
-    pub fn behind(&self, front: &Version) -> Vec<Version> {
+    /// that it is the latest, while its writer waits for the answer. Removing it would lose what that writer is then told is stored. Whatever
+    /// has not become the latest since `long_ago` (in seconds) will not any more.
+    pub fn behind(&self, front: &Version, long_ago: i64) -> Vec<Version> {
         let place = |v: &Version| self.0.iter().filter(|other| !other.marker).position(|other| other.id == v.id);
         let is_behind = |v: &&Version| {
             if v.latest || v.id == front.id {
-                false
-            } else if front.id.as_deref().is_none_or(|id| id == "null") {
-                // The bucket has ceased to keep versions: this one has a place of its own, and nothing is on its way into another.
-                true
-            } else if v.marker {
-                // Versions and markers come in two lists.
-                v.at.zip(front.at).is_none_or(|(at, front)| at <= front)
-            } else {
-                place(v) > place(front)
+                return false;
             }
+            let placed = !v.marker && !front.marker && v.has_place() && front.has_place();
+            let is_older = match v.at.zip(front.at) {
+                _ if placed => place(v) > place(front),
+                // Where the bucket keeps no versions any more, what has no place takes the time of whatever replaced it last.
+                Some((at, front_at)) if !v.has_place() && front.has_place() => at < front_at,
+                Some((at, front_at)) => at <= front_at,
+                None => true,
+            };
+            is_older || v.at.is_some_and(|at| at < long_ago)
         };
         self.0.iter().filter(is_behind).cloned().collect()
     }

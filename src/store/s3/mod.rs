@@ -134,7 +134,7 @@ impl S3Store {
         let (room, expected) = (Cell::new(room), Cell::new(expected));
         let read = self
             .connection
-            .call_for(Verb::Get, &expected, || async {
+            .call_as(Verb::Get, &expected, is_lease(key), || async {
                 let request = self.connection.client.get_object().bucket(&self.options.bucket).key(self.full(key));
                 let answer = shape(request).send().await?;
                 let (etag, len) = (answer.e_tag().map(str::to_string), answer.content_length());
@@ -176,7 +176,7 @@ impl S3Store {
         }
         let attempts = Cell::new(0u32);
         self.connection
-            .call(Verb::Put, bytes.len() as u64, || async {
+            .call_as(Verb::Put, &Cell::new(bytes.len() as u64), is_lease(key), || async {
                 attempts.set(attempts.get() + 1);
                 let request = self.connection.client.put_object().bucket(&self.options.bucket).key(self.full(key));
                 let request = match &when {
@@ -242,11 +242,19 @@ impl S3Store {
     /// a lease stays for the sweep: there is no key in it, and on SeaweedFS a reader that has just asked for the version that goes can set the
     /// key back to one that is not the newest any more, so that of two who then replace it both have won.
     async fn bury(&self, key: &str, put: &Put) -> Result<(), Failure> {
-        let Some(mine) = put.version.as_deref().filter(|_| !is_lease(key) && (!is_pack(key) || put.repeated)) else { return Ok(()) };
+        if is_lease(key) || (is_pack(key) && !put.repeated) {
+            return Ok(());
+        }
+        let mine = match &put.version {
+            Some(version) => version.as_str(),
+            // A bucket that has ceased to keep versions gives the new one no id, and keeps the older ones.
+            None if !is_of_hosts(key) && self.has_versions().await? => listing::NULL,
+            None => return Ok(()),
+        };
         let removed = match self.versions_of(key).await {
             Ok(versions) => {
                 let line = Line::all(versions).remove(key);
-                let old = line.and_then(|line| line.with_id(mine).map(|mine| line.behind(mine)));
+                let old = line.and_then(|line| line.with_id(mine).map(|mine| line.behind(mine, self.long_ago())));
                 // Not there: somebody has written after this, and removes what is behind that.
                 self.remove_versions(key, old.unwrap_or_default()).await
             }

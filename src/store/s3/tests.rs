@@ -847,3 +847,68 @@ fn thousands_of_objects_are_listed_and_removed_to_the_last() {
         check(&S3Store::open(options, &Env::system()).unwrap());
     }
 }
+
+#[test]
+fn a_bucket_that_ceased_to_keep_versions_forgets_what_is_replaced() {
+    let fake = Fake::versioned();
+    let store = fake.store();
+    store.put("slots/a", b"first").unwrap();
+    store.put("slots/b", b"first").unwrap();
+    fake.bucket().versioning = Some("Suspended");
+    // What may be known of the bucket is from before.
+    for store in [store, fake.store()] {
+        store.put("slots/a", b"second").unwrap();
+        assert!(store.replace_if("slots/b", &store.get("slots/b").unwrap(), b"second").unwrap());
+        assert_eq!((fake.versions("slots/a"), fake.versions("slots/b")), (1, 1));
+    }
+}
+
+#[test]
+fn what_is_on_its_way_is_told_by_its_time_where_places_tell_nothing() {
+    // There before the bucket began to keep versions.
+    let fake = Fake::start();
+    fake.store().put("slots/a", b"first").unwrap();
+    fake.age("slots/a", 10);
+    fake.bucket().versioning = Some("Enabled");
+    let store = fake.store();
+    fake.arriving("slots/a", b"another's", 0);
+    assert!(store.delete_old(&["slots/a".to_string()]).is_empty());
+    assert_eq!((store.remove_leftovers(&|_| false).unwrap(), fake.versions("slots/a")), (0, 2));
+    fake.arrive();
+    assert_eq!((store.remove_leftovers(&|_| false).unwrap(), store.get("slots/a").unwrap()), (1, b"another's".to_vec()));
+}
+
+#[test]
+fn what_never_arrived_goes_after_an_hour_also_in_front_of_what_did() {
+    let fake = Fake::versioned();
+    let store = fake.store();
+    store.put("records/a", b"there").unwrap();
+    fake.arriving("records/a", b"never", 3500);
+    assert_eq!((store.remove_leftovers(&|_| false).unwrap(), fake.versions("records/a")), (0, 2));
+    fake.age("records/a", 200);
+    assert_eq!((store.remove_leftovers(&|_| false).unwrap(), fake.versions("records/a")), (1, 1));
+    assert_eq!(store.get("records/a").unwrap(), b"there");
+}
+
+#[test]
+fn a_lease_waits_for_no_pack() {
+    let fake = Fake::start();
+    let store = S3Store::open(Options { bandwidth: Some(1 << 20), concurrency: 1, ..fake.options() }, &Env::system()).unwrap();
+    store.put("leases/a", b"first").unwrap();
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        // Books the line for eight seconds, and is the one request that may be under way.
+        let put = |n: u8| {
+            scope.spawn({
+                let store = &store;
+                move || store.put(&format!("packs/crm/aa/{n}"), &vec![n; 4 << 20]).unwrap()
+            })
+        };
+        let packs = [put(1), put(2)];
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(store.replace_if("leases/a", b"first", b"second").unwrap());
+        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+        packs.into_iter().for_each(|pack| pack.join().unwrap());
+    });
+    assert!(started.elapsed() > Duration::from_secs(3), "the bandwidth is kept: {:?}", started.elapsed());
+}

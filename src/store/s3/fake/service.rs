@@ -205,7 +205,7 @@ impl S3 for Backend {
         let lock = input.object_lock_mode.zip(until(input.object_lock_retain_until_date));
         let tag = etag(&bytes);
         let id = inner.store(&input.key, Some(bytes), lock);
-        let version_id = inner.versioning.map(|_| id);
+        let version_id = inner.told(id);
         Self::answer(PutObjectOutput { e_tag: Some(ETag::Strong(tag)), version_id, ..PutObjectOutput::default() }, fault)
     }
 
@@ -359,7 +359,7 @@ impl S3 for Backend {
         let upload = inner.uploads.remove(&input.upload_id).ok_or_else(|| s3_error!(NoSuchUpload))?;
         let bytes: Vec<u8> = upload.parts.into_values().flatten().collect();
         let id = inner.store(&input.key, Some(bytes), upload.lock);
-        let version_id = inner.versioning.map(|_| id);
+        let version_id = inner.told(id);
         Self::answer(CompleteMultipartUploadOutput { version_id, ..CompleteMultipartUploadOutput::default() }, fault)
     }
 
