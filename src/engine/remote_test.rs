@@ -409,9 +409,12 @@ fn an_erasure_and_a_new_root_key_may_be_cut_off_at_any_request() {
                 for listed in &session.heads("crm").unwrap().latest {
                     scene.restored(&session, &listed.head.archive.to_string(), "between").unwrap_or_else(|e| panic!("{}: {e}", context()));
                 }
-                let state = session.state().unwrap();
-                let request = &state.requests[0];
-                let is_done = request.finished.as_ref().is_some_and(|f| f.done);
+                // No half erasure is called done.
+                let request = session.state().unwrap().requests[0].clone();
+                if request.finished.as_ref().is_some_and(|f| f.done) {
+                    assert!(session.heads("crm").unwrap().latest.iter().all(|l| l.head.generation == 2), "{}", context());
+                    assert_eq!(certificate::make(&session, &request.id).unwrap()["body"]["result"], "PASS", "{}", context());
+                }
             }
             run(&scene).unwrap_or_else(|e| panic!("{}: {e}", context()));
             if rotating {
