@@ -555,5 +555,8 @@ fn a_backup_stores_anew_what_lay_in_packs_that_are_gone() {
         shop.run(&now, &["restore", "latest", "--to", "out"]).ok();
         assert_eq!(common::shop::differs_from_live(&common::tree(&shop.path("out")), &live(&shop)), None);
         shop.run(&now, &["drill"]).ok();
+        let latest = shop.run(&now, &["archives", "--json"]).ok().json()["archives"].as_array().unwrap().last().unwrap()["id"].to_string();
+        let ran = shop.run(&now, &["verify", "--read-data", latest.trim_matches('"')]);
+        assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
     }
 }

@@ -195,10 +195,7 @@ fn whole(session: &Session, dataset: &Arc<Dataset>, opened: &Opened) -> Result<(
     needed.add(&reader, &opened.head)?;
     let listing = session.repo.location().data.list(&format!("packs/{}/", dataset.name()))?;
     let packs: BTreeMap<PackId, u64> = listing.into_iter().filter_map(|o| Some((o.key.rsplit('/').next()?.parse().ok()?, o.len))).collect();
-    let missing = needed.iter().filter(|(id, role)| {
-        let place = index.get(id, *role);
-        place.is_none_or(|p| packs.get(&p.pack).is_none_or(|len| p.offset + p.stored_len > *len))
-    });
+    let missing = needed.iter().filter(|(id, role)| !index.is_there(id, *role, |pack| packs.get(pack).copied()));
     let missing = missing.count();
     if missing > 0 {
         return refused(format!("{missing} of {} chunks that it needs are not there", needed.len()));

@@ -138,7 +138,7 @@ fn dataset(session: &Session, name: &str, archives: Vec<Listed>, share: f64, sco
                     session.env.stop.check("run the same command again")?;
                     match view.index.get(&id, role) {
                         None => problem(Problem::damage("a chunk that it needs has no key".to_string())),
-                        Some(place) if packs.get(&place.pack.to_string()).is_none_or(|len| place.offset + place.stored_len > *len) => {
+                        Some(place) if !view.index.is_there(&id, role, |pack| packs.get(&pack.to_string()).copied()) => {
                             problem(Problem::damage(format!("pack {} is missing or too short", place.pack)));
                         }
                         Some(_) if role == Role::Data && !sampled(&id, salt, share) => {}

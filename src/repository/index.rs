@@ -163,6 +163,12 @@ impl ChunkIndex {
         self.find(id, role).next().is_some()
     }
 
+    /// Whether one of its places is in a pack that is there, and long enough: `len_of` says how long each is.
+    pub fn is_there(&self, id: &ChunkId, role: Role, len_of: impl Fn(&PackId) -> Option<u64>) -> bool {
+        let is_in = |f: Found<'_>, len| u64::from(f.row.offset) + u64::from(f.row.stored) <= len;
+        self.find(id, role).any(|f| len_of(&f.pack).is_some_and(|len| is_in(f, len)))
+    }
+
     /// Where the chunk is.
     pub fn get(&self, id: &ChunkId, role: Role) -> Option<Place> {
         let found = self.find(id, role).next()?;

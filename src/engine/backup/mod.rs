@@ -227,7 +227,7 @@ pub(super) fn confirm_still_live(
     if met.is_empty() {
         return Ok(Vec::new());
     }
-    let view = session.view_to_add_to(&config.name)?;
+    let view = session.view(&config.name)?;
     let chosen: Vec<(&str, &[IdentityTokens])> = met.iter().filter_map(|i| erased.get(*i)).copied().collect();
     let counts = super::subject::count_by_tokens(session, config, &view, head, &chosen.iter().map(|(_, t)| *t).collect::<Vec<_>>())?;
     let mut out = Vec::new();

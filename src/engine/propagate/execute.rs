@@ -154,7 +154,7 @@ fn run_dataset(
         return Ok(());
     }
     let people = request_people(session, requests)?;
-    let view = session.view(&config.name)?;
+    let view = session.view_to_add_to(&config.name)?;
     undo_unverified(session, config, lease)?;
     let state = session.state()?;
     let heads = session.heads(&config.name)?;

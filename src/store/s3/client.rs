@@ -10,6 +10,7 @@ use crate::env::{Env, random_bytes};
 use crate::store::Requests;
 use aws_config::SdkConfig;
 use aws_config::environment::credentials::EnvironmentVariableCredentialsProvider;
+use aws_config::meta::region::ProvideRegion;
 use aws_config::provider_config::ProviderConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::SharedHttpClient;
@@ -380,7 +381,12 @@ async fn client(options: &Options) -> Result<(Client, Option<String>), Failure> 
         loader = loader.credentials_provider(provider.build());
     } else if let Some(profile) = &options.profile {
         // Named here, it counts for more than what the environment says: two places may have credentials of their own.
-        let context = ProviderConfig::without_region().with_http_client(trusting.clone()).with_region(region(options).map(Region::new));
+        let region = match region(options).map(Region::new) {
+            // A role is asked for in the region of its profile.
+            None => aws_config::profile::ProfileFileRegionProvider::builder().profile_name(profile).build().region().await,
+            known => known,
+        };
+        let context = ProviderConfig::without_region().with_http_client(trusting.clone()).with_region(region);
         let provider = aws_config::profile::ProfileFileCredentialsProvider::builder().configure(&context).profile_name(profile);
         loader = loader.credentials_provider(provider.build());
     } else if std::env::var_os("AWS_ACCESS_KEY_ID").is_some() {

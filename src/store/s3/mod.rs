@@ -264,7 +264,8 @@ impl S3Store {
             // A host that may only add must be able to, without a right to see or remove versions. What is behind something handed in is the same
             // once more, sealed to a key that does not live on, and goes with it when that is admitted, as does what is behind a pack, perhaps
             // locked like it. The next sweep by whoever may removes the rest.
-            Err(f) if f.kind == Kind::Denied && is_of_hosts(key) => Ok(()),
+            // Nor is whoever may not look behind a bucket that named no version told that what is written was not.
+            Err(f) if f.kind == Kind::Denied && (is_of_hosts(key) || put.version.is_none()) => Ok(()),
             other => other,
         }
     }
