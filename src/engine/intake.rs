@@ -11,11 +11,11 @@ use super::session::Session;
 use crate::config;
 use crate::repository::entry::Entry;
 use crate::repository::intake::{Opened, Pending};
-use crate::repository::{ArchiveId, ChunkReader, Dataset, Lease, Live, PackId, entries};
+use crate::repository::{ArchiveId, ChunkReader, Dataset, Lease, Live, entries};
 use crate::source::walk::path_order;
 use crate::{Error, Result};
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// A host's clock may be ahead by this much, in seconds.
@@ -193,8 +193,7 @@ fn whole(session: &Session, dataset: &Arc<Dataset>, opened: &Opened) -> Result<(
     let reader = ChunkReader::new(&session.repo, dataset, index.clone(), session.config.memory as usize / 16);
     let mut needed = Live::new();
     needed.add(&reader, &opened.head)?;
-    let listing = session.repo.location().data.list(&format!("packs/{}/", dataset.name()))?;
-    let packs: BTreeMap<PackId, u64> = listing.into_iter().filter_map(|o| Some((o.key.rsplit('/').next()?.parse().ok()?, o.len))).collect();
+    let packs = session.repo.pack_lengths(dataset.name())?;
     let missing = needed.iter().filter(|(id, role)| !index.is_there(id, *role, |pack| packs.get(pack).copied()));
     let missing = missing.count();
     if missing > 0 {

@@ -225,12 +225,17 @@ impl Repository {
         Ok(Arc::new(ChunkIndex::from_sheets(sheets.into_iter().map(|(s, _)| s).collect(), damaged)))
     }
 
+    /// The packs of a dataset that are there, and their lengths in bytes.
+    pub fn pack_lengths(&self, dataset: &str) -> Result<HashMap<PackId, u64>> {
+        let listed = self.location().data.list(&format!("packs/{dataset}/"))?;
+        Ok(listed.iter().filter_map(|o| Some((sheet::pack_of_key(&o.key)?, o.len))).collect())
+    }
+
     /// Like [`Repository::index`], without the sheets whose pack is gone or too short: what a writer need not write is what can be read. A holder
     /// of the lease that lost it unnoticed, or a hand that removed a pack, leaves such a sheet; gives how many there are.
     pub fn index_of_what_is_there(&self, dataset: &Dataset) -> Result<(Arc<ChunkIndex>, usize)> {
         let (sheets, damaged) = self.sheets(dataset)?;
-        let listed = self.location().data.list(&format!("packs/{}/", dataset.name()))?;
-        let there: HashMap<PackId, u64> = listed.iter().filter_map(|o| Some((sheet::pack_of_key(&o.key)?, o.len))).collect();
+        let there = self.pack_lengths(dataset.name())?;
         let all = sheets.len();
         let sheets: Vec<Sheet> =
             sheets.into_iter().map(|(s, _)| s).filter(|s| there.get(&s.pack).is_some_and(|len| *len >= s.size)).collect();
